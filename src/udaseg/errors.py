@@ -1,0 +1,5 @@
+"""The one exception for what a user can put right: its message is shown without a traceback."""
+
+
+class UserError(ValueError):
+    """Wrong input. The message names the file, key or class id, what was found, what was expected, and what to do."""

@@ -1,0 +1,130 @@
+"""The run folder: atomic writing, the marker that makes a folder whole, and one writer at a time.
+
+A folder is *whole* when its `run.json`, written last, is there and the checksums in it are right. Everything else that
+lies in a folder without that marker is the trace of a job that did not finish.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from udaseg.errors import UserError
+
+MARKER = "run.json"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` under a temporary name beside `path`, flush it to disk, and rename: whole or not there at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Sorted, indented JSON with a final newline; refuses NaN, which is not JSON (use null)."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    """Block-style YAML in the order of the mapping."""
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; a UserError that names the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); delete it and run the same command again") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; a UserError that names the file when it is missing or damaged."""
+    try:
+        return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `folder` holds a finished job: the marker is there and every file it lists has the listed checksum."""
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+        return all(sha256(folder / name) == digest for name, digest in marker["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
+    """Move every file of `build` into `folder`, then write the marker; `build` is gone afterwards.
+
+    Killed in between, the folder has no marker and is not whole; the next attempt overwrites what lies there.
+    """
+    names = sorted(str(path.relative_to(build)) for path in build.rglob("*") if path.is_file())
+    (folder / MARKER).unlink(missing_ok=True)
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(build / name, target)
+    files = {name: sha256(folder / name) for name in names}
+    write_json(folder / MARKER, {"id": run_id, "kind": kind, "files": files})
+    shutil.rmtree(build)
+
+
+@contextlib.contextmanager
+def locked(path: Path, message: str | None = None) -> Iterator[None]:
+    """Hold the file lock `path`: one writer at a time. The kernel frees it when the process dies.
+
+    With a `message`, a lock that is held raises UserError(message) at once; without one, wait for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{message} (process {file.read().strip() or 'unknown'})") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def append_line(path: Path, content: dict[str, Any]) -> None:
+    """Append one JSON object as a line."""
+    with path.open("a") as file:
+        file.write(json.dumps(content, allow_nan=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a `.jsonl` file, one a line."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
