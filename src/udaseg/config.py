@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -24,6 +24,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive]
 Split = Literal["train", "val", "test"]
+M = TypeVar("M", bound=BaseModel)
 Fidelity = Literal["paper", "released"]  # where the released code does something else than the paper says
 
 
@@ -111,7 +112,9 @@ class Task(Model):
         for name, members in self.class_sets.items():
             unknown = [member for member in members if member not in self.classes]
             if unknown or not members:
-                raise ValueError(f"class_sets.{name}: {unknown or 'an empty set'} is not among the classes {self.classes}")
+                raise ValueError(
+                    f"class_sets.{name}: {unknown or 'an empty set'} is not among the classes {self.classes}"
+                )
         return self
 
 
@@ -288,7 +291,7 @@ def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def validate[M: BaseModel](model: type[M], raw: Any, prefix: str = "") -> M:
+def validate(model: type[M], raw: Any, prefix: str = "") -> M:
     """`raw` (plain data) as `model`. UserError with every wrong key's path, its value and what is allowed."""
     try:
         return model.model_validate_json(json.dumps(raw))
@@ -317,8 +320,6 @@ def _describe(model: type[BaseModel], detail: Any, prefix: str) -> str:
 
 def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
     """Field names of the model that the path leads to (through dicts, lists, optionals and tagged unions)."""
-    from typing import get_args
-
     candidates: list[Any] = [model]
 
     def models_in(annotation: Any) -> list[Any]:
@@ -328,7 +329,9 @@ def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
 
     for part in location:
         deeper = [m for c in candidates if part in c.model_fields for m in models_in(c.model_fields[part].annotation)]
-        tagged = [c for c in candidates if "kind" in c.model_fields and part in get_args(c.model_fields["kind"].annotation)]
+        tagged = [
+            c for c in candidates if "kind" in c.model_fields and part in get_args(c.model_fields["kind"].annotation)
+        ]
         candidates = deeper or tagged or candidates
     return sorted({name for c in candidates for name in c.model_fields})
 
@@ -372,11 +375,11 @@ def check_methods(params: Params) -> None:
 
     for name, given in params.methods.items():
         _known("methods", name, METHODS)
-        knobs = validate(METHODS[name].SPEC.Config, given.knobs, f"methods.{name}.knobs")
-        terms = METHODS[name].SPEC.terms(knobs)
+        spec = METHODS[name].SPEC
+        validate(spec.Config, given.knobs, f"methods.{name}.knobs")
         for term in given.weights:
-            _known(f"methods.{name}.weights", term, METHODS[name].SPEC.all_terms())
-        missing = [term for term in terms if term not in given.weights]
+            _known(f"methods.{name}.weights", term, spec.weights)
+        missing = [term for term in spec.weights if term not in given.weights]
         if missing:
             raise UserError(f"methods.{name}.weights: no weight for the terms {missing}")
     for name, recipe in params.recipes.items():
@@ -384,7 +387,7 @@ def check_methods(params: Params) -> None:
             path = f"recipes.{name}.stages.{stage_name}"
             _known(f"{path}.method", stage.method, params.methods)
             for term in stage.weights:
-                _known(f"{path}.weights", term, METHODS[stage.method].SPEC.all_terms())
+                _known(f"{path}.weights", term, METHODS[stage.method].SPEC.weights)
             for role, start in stage.init.items():
                 _known(f"{path}.init", role, METHODS[stage.method].SPEC.roles)
                 if not start.startswith("file:"):
@@ -422,7 +425,7 @@ def resolve_stage(params: Params, stage: Stage, path: str) -> ResolvedStage:
     spec = METHODS[stage.method].SPEC
     defaults = params.methods[stage.method]
     knobs = validate(spec.Config, {**defaults.knobs, **stage.knobs}, f"{path}.knobs")
-    weights = {term: float({**defaults.weights, **stage.weights}[term]) for term in spec.terms(knobs)}
+    weights = {term: float({**defaults.weights, **stage.weights}[term]) for term in spec.existing(knobs)}
     stray = sorted(set(stage.weights) - set(weights))
     if stray:
         raise UserError(f"{path}.weights: the terms {stray} do not exist with these knobs; there are {sorted(weights)}")
@@ -445,13 +448,8 @@ def resolve_stage(params: Params, stage: Stage, path: str) -> ResolvedStage:
 
 
 def check_crop(path: str, view: View, size: Size) -> None:
-    """UserError when the crop does not fit into an image of `size` at the smallest scale of the view."""
-    low, high = view.scale
-    if low > high:
+    """UserError when the crop is larger than an image of `size`; a scaled-down image may be, and is then padded."""
+    if view.scale[0] > view.scale[1]:
         raise UserError(f"{path.removesuffix('crop')}scale: {list(view.scale)} is empty; give [low, high]")
-    smallest = (int(size[0] * low), int(size[1] * low))
-    if view.crop[0] > smallest[0] or view.crop[1] > smallest[1]:
-        raise UserError(
-            f"{path}: {list(view.crop)} is larger than the image, which is {list(size)} and at the smallest scale {low} "
-            f"only {list(smallest)}; allowed is at most {list(smallest)}"
-        )
+    if view.crop[0] > size[0] or view.crop[1] > size[1]:
+        raise UserError(f"{path}: {list(view.crop)} is larger than the image; allowed is at most its size, {list(size)}")

@@ -1,0 +1,55 @@
+"""The workflow: prepare -> train -> evaluate -> report, and tracking beside it. The rules only look things up in the plan.
+
+    snakemake --cores all --resources gpu=4
+    snakemake --cores all --config study=toytown
+"""
+
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from udaseg.driver import open_study
+from udaseg.errors import UserError
+
+try:
+    PLAN = open_study(config.get("study"), sys.argv, workflow.is_main_process)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+UDASEG = f"{sys.executable} -m udaseg.cli"
+
+
+def parents(folder):
+    """Markers of the jobs that the job of `folder` needs."""
+    return [parent.marker for parent in PLAN.jobs[folder].parents]
+
+
+def spec(folder):
+    """The file that tells the job of `folder` what to do."""
+    return PLAN.jobs[folder].spec_path
+
+
+wildcard_constraints:
+    set=r"[^/]+",
+    run=r"[^/]+/[^/]+/[^/]+",
+    evaluation=r"[0-9a-f]+",
+
+
+rule all:
+    input:
+        [job.marker for job in PLAN.jobs.values()],
+        PLAN.tracking_note,
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+onsuccess:
+    # A job whose existing output is `ancient` for its children can hide children that were never made, and Snakemake
+    # then ends with status 0: never call that a success.
+    absent = [file for job in workflow.dag.targetjobs for file in job.input if not Path(file).exists()]
+    if absent:
+        raise WorkflowError(f"planned, but not made: {absent}; start the same command again")

@@ -1,0 +1,90 @@
+"""The `udaseg` command. Each verb is what a Snakemake rule calls, and can be called by hand."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from udaseg import __version__
+from udaseg.errors import UserError
+
+EXAMPLES = """examples:
+  udaseg plan                         the jobs of the default study, and what is done already
+  udaseg plan --study toytown --write write their specs to state/specs/, for the verbs below
+  udaseg train state/specs/SPEC.yaml  train one run by hand; the same command again goes on where it was stopped
+  udaseg predict --run RUN --output maps/ street1.png street2.png
+  udaseg gc --delete                  remove folders that no study plans
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; the exit status. What a user can put right is printed without a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        from udaseg import verbs
+
+        getattr(verbs, options.verb)(options)
+    except UserError as error:
+        print(f"udaseg {options.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"udaseg {options.verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="udaseg",
+        description="Unsupervised domain adaptation for semantic segmentation, exactly re-runnable.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"udaseg {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(
+            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=parser.formatter_class
+        )
+
+    plan = add("plan", "Print the jobs of a study.", "udaseg plan --study toytown")
+    _study(plan)
+    plan.add_argument("--write", action="store_true", help="write the specs of the jobs to state/specs/")
+
+    for name, text in (
+        ("prepare", "Decode, check, map and resize one data set."),
+        ("train", "Train one stage of one recipe with one seed; resumes by itself."),
+        ("evaluate", "Score a finished run."),
+        ("report", "Write the tables, figures and page of a study from its run folders."),
+        ("track", "Send the finished runs of a study to MLflow."),
+    ):
+        verb = add(name, text, f"udaseg {name} state/specs/NAME.yaml")
+        verb.add_argument("spec", type=Path, help="a spec written by `udaseg plan --write`")
+
+    predict = add(
+        "predict",
+        "Write label maps and overlays for images of your own.",
+        "udaseg predict --run results/a-b/dann/seed=0-0123456789 --output maps/ *.png",
+    )
+    predict.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    predict.add_argument("--output", type=Path, required=True, help="folder to write to")
+    predict.add_argument("--weights", choices=["last", "best"], default="last", help="default: last")
+    predict.add_argument("--scores", action="store_true", help="also write class probabilities, NAME.npy (C, H, W) float16")
+    predict.add_argument(
+        "--ids", type=Path, help="YAML file `class name: id` for the label maps; default: the study's order, 0, 1, …"
+    )
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+
+    collect = add("gc", "List or remove folders that no study plans.", "udaseg gc --delete")
+    collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    collect.add_argument("--delete", action="store_true", help="remove them; without it they are only listed")
+    return parser
+
+
+def _study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    parser.add_argument("--study", help="a file of workflow/studies/ without .yaml; default: the one params.yaml names")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Toytown: an embedded pair of street-scene domains, drawn when asked for.
+
+The source looks like a game engine's street (flat saturated colours, crisp edges), the target like the same kind of
+street through a camera (`toytown_look` has every difference). Image `index` of a split is a pure function of (world,
+domain, split, index, size); worlds differ as draws of the same kind of thing.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from udaseg.data.base import Item, require_split
+from udaseg.data.toytown_look import look_of
+from udaseg.data.toytown_paint import paint
+from udaseg.data.toytown_patches import NAMES
+from udaseg.data.toytown_scene import build
+from udaseg.seeding import seed_for
+
+if TYPE_CHECKING:
+    from udaseg.config import ToytownData
+
+
+def render(domain: str, world: int, split: str, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Picture (H, W, 3) uint8 RGB and label (H, W) uint8, index in NAMES."""
+    draw = random.Random(seed_for(world, f"toytown.{domain}.{split}", index))
+    look = look_of(domain, world)
+    return paint(build(draw, look), look, world, size, draw)
+
+
+class Toytown:
+    """One domain of Toytown in one world."""
+
+    names = NAMES
+
+    def __init__(self, domain: str, world: int, size: tuple[int, int], counts: dict[str, int]) -> None:
+        self.domain, self.world, self.size, self.counts = domain, world, size, counts
+
+    def items(self, split: str) -> list[Item]:
+        require_split(split, list(self.counts), f"toytown ({self.domain})")
+        return [self._item(split, index) for index in range(self.counts[split])]
+
+    def _item(self, split: str, index: int) -> Item:
+        drawn = partial(render, self.domain, self.world, split, index, self.size)
+        return Item(f"{split}_{index:05d}", lambda: drawn()[0], lambda: drawn()[1])
+
+
+def open_toytown(spec: ToytownData) -> Toytown:
+    return Toytown(spec.domain, spec.world, spec.size, dict(spec.counts.items()))

@@ -1,0 +1,84 @@
+"""How a prepared image becomes a training input: one record of the geometry, one of the colours.
+
+A record can be applied to a picture, a label map or any other map of the same scene, and at another resolution, so that
+whatever belongs together stays together to the pixel.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as colours
+
+from udaseg.config import View
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Resize, then crop, then flip. Sizes and offsets are in pixels of the resized image, (height, width) each.
+
+    The crop may reach beyond the image; what lies outside is marked as not valid.
+    """
+
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    crop: tuple[int, int]
+    flip: bool
+
+    def at(self, scale: float) -> "Geometry":
+        """The same geometry for maps that have `scale` times as many cells a side (1/4: a stride-4 map)."""
+
+        def scaled(pair: tuple[int, int]) -> tuple[int, int]:
+            return round(pair[0] * scale), round(pair[1] * scale)
+
+        return Geometry(scaled(self.resized), scaled(self.offset), scaled(self.crop), self.flip)
+
+    def apply(self, tensor: Tensor, mode: Literal["bilinear", "nearest"]) -> tuple[Tensor, Tensor]:
+        """Carry a map (C, H, W) into the view.
+
+        Returns the view (C, h, w) of the same dtype, 0 outside the image, and the mask (h, w) of valid positions, bool.
+        `nearest` is for labels; both modes place pixel centres alike, so that a label stays on its pixel.
+        """
+        if tuple(tensor.shape[-2:]) != self.resized:
+            if mode == "bilinear":
+                tensor = functional.interpolate(tensor[None], self.resized, mode="bilinear", antialias=True)[0]
+            else:
+                tensor = functional.interpolate(tensor[None].float(), self.resized, mode="nearest-exact")[0].to(tensor)
+        (top, left), (height, width) = self.offset, self.crop
+        bottom, right = top + height - self.resized[0], left + width - self.resized[1]
+        tensor = tensor[..., max(top, 0) : top + height, max(left, 0) : left + width]
+        padding = (max(-left, 0), max(right, 0), max(-top, 0), max(bottom, 0))
+        valid = torch.ones(tensor.shape[-2:], dtype=torch.bool, device=tensor.device)
+        if any(padding):
+            tensor, valid = functional.pad(tensor, padding), functional.pad(valid, padding)
+        return (tensor.flip(-1), valid.flip(-1)) if self.flip else (tensor, valid)
+
+
+def draw_geometry(view: View, size: tuple[int, int], generator: torch.Generator) -> Geometry:
+    """A random geometry for an image of `size` (height, width)."""
+    random = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    factor = view.scale[0] + (view.scale[1] - view.scale[0]) * random[0]
+    resized = (round(size[0] * factor), round(size[1] * factor))
+
+    def offset(room: int, chance: float) -> int:
+        # With less image than crop, `room` is negative and the image lies somewhere inside the crop.
+        return int(chance * (room + 1)) if room >= 0 else -int(chance * (1 - room))
+
+    top, left = offset(resized[0] - view.crop[0], random[1]), offset(resized[1] - view.crop[1], random[2])
+    return Geometry(resized, (top, left), view.crop, random[3] < view.flip)
+
+
+def jitter_colours(image: Tensor, view: View, generator: torch.Generator) -> Tensor:
+    """Random brightness, contrast, saturation, hue and blur of an image (3, H, W) in [0, 1], in this order."""
+    random = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
+    if view.jitter:
+        brightness, contrast, saturation, hue = (view.jitter * (2 * chance - 1) for chance in random[:4])
+        image = colours.adjust_brightness(image, 1 + brightness)
+        image = colours.adjust_contrast(image, 1 + contrast)
+        image = colours.adjust_saturation(image, 1 + saturation)
+        image = colours.adjust_hue(image, hue / 4)
+    if random[4] < view.blur:
+        image = colours.gaussian_blur(image, kernel_size=[5, 5], sigma=[0.3 + random[5], 0.3 + random[5]])
+    return image

@@ -1,0 +1,40 @@
+"""What the Snakefile needs before its rules: the plan, its specs on disk, and one driver at a time."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from udaseg.config import load_params
+from udaseg.plan import STATE, Plan, make_plan, write_specs
+from udaseg.runs import locked
+
+LOOKING = {"-n", "--dry-run", "--dryrun", "--report", "--dag", "--rulegraph", "--filegraph", "--summary", "--lint", "-l"}
+_held = contextlib.ExitStack()  # for the life of the driver; the kernel frees the lock however it ends
+
+
+def open_study(study: str | None, arguments: Sequence[str], main_process: bool) -> Plan:
+    """The plan of a study, with its specs written. The process that runs the jobs holds the workflow's lock from here on.
+
+    Args:
+        study: as in `--config study=NAME`; None: the one that params.yaml names.
+        arguments: Snakemake's command line: a call that only looks takes no lock.
+        main_process: whether this process schedules the jobs, rather than running one of them.
+
+    Raises:
+        UserError: wrong parameters, or another Snakemake works in this folder.
+    """
+    plan = make_plan(load_params(Path("params.yaml"), study))
+    if main_process and not LOOKING.intersection(argument.split("=")[0] for argument in arguments):
+        message = "another snakemake works in this folder; wait for it, or stop it and start this command again"
+        _held.enter_context(locked(STATE / "snakemake.lock", message))
+        _forget_pending(Path(plan.tracking_note))
+    write_specs(plan)
+    return plan
+
+
+def _forget_pending(note: Path) -> None:
+    """Remove the note of a tracking store that was down, so that its job is tried again."""
+    if note.is_file() and json.loads(note.read_text())["status"] == "pending":
+        note.unlink()
+

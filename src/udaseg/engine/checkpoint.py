@@ -1,0 +1,95 @@
+"""Mid-run checkpoints: atomic, checksummed, whole, and free of pickle; the one before is kept as a reserve."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from udaseg.errors import UserError
+from udaseg.runs import read_json, sha256, write_bytes, write_json
+
+INDEX = "resume.json"  # newest first: file, its checksum, the number of finished iterations
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as one safetensors file, atomically; equal tensors give equal bytes."""
+    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, on the CPU; UserError when the file is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({error}); delete it to have it made again") from None
+
+
+def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors; rates are not in it, being functions of the iteration."""
+    return {
+        f"optim/{name}/{index}/{key}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for path, value in tensors.items():
+        kind, owner, index, key = (path.split("/") + [""] * 3)[:4]
+        if kind == "optim" and owner == name:
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_resume(
+    folder: Path,
+    iteration: int,
+    method: nn.Module,
+    optimizers: dict[str, torch.optim.Optimizer],
+    extra: dict[str, Any],
+) -> None:
+    """Write the whole state after `iteration` finished iterations, then enter it in the index, then drop the oldest."""
+    tensors = {f"method/{name}": tensor for name, tensor in method.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        tensors |= optimizer_tensors(name, optimizer)
+    tensors["extra"] = torch.frombuffer(bytearray(json.dumps(extra).encode()), dtype=torch.uint8)
+    path = folder / f"resume-{iteration:08d}.safetensors"
+    save_tensors(path, tensors)
+    entry = {"file": path.name, "sha256": sha256(path), "iteration": iteration}
+    known = read_json(folder / INDEX) if (folder / INDEX).is_file() else []
+    kept = [entry, *(old for old in known if old["iteration"] < iteration)][:2]
+    write_json(folder / INDEX, kept)
+    names = {old["file"] for old in kept}
+    for stale in folder.glob("resume-*.safetensors"):
+        if stale.name not in names:
+            stale.unlink()
+
+
+def load_resume(
+    folder: Path, method: nn.Module, optimizers: dict[str, torch.optim.Optimizer]
+) -> tuple[int, dict[str, Any]]:
+    """Load the newest sound checkpoint. Returns the number of finished iterations and `extra`; (0, {}) without one."""
+    if not (folder / INDEX).is_file():
+        return 0, {}
+    for entry in read_json(folder / INDEX):
+        path = folder / entry["file"]
+        if not path.is_file() or sha256(path) != entry["sha256"]:
+            print(f"{path}: missing or damaged (checksum differs); falling back to the one before", file=sys.stderr)
+            continue
+        tensors = load_tensors(path)
+        method.load_state_dict(
+            {name.removeprefix("method/"): t for name, t in tensors.items() if name[:7] == "method/"}
+        )
+        for name, optimizer in optimizers.items():
+            restore_optimizer(name, optimizer, tensors)
+        return entry["iteration"], json.loads(bytes(tensors["extra"].tolist()).decode())
+    print(f"{folder}: no sound checkpoint is left; training starts at iteration 0", file=sys.stderr)
+    return 0, {}

@@ -1,0 +1,16 @@
+"""The methods by name. To add one, write its file beside these and add its line here."""
+
+from udaseg.methods.adabn import AdaBN
+from udaseg.methods.adaptsegnet import AdaptSegNet
+from udaseg.methods.base import Method
+from udaseg.methods.dann import DANN
+from udaseg.methods.oracle import Oracle
+from udaseg.methods.source_only import SourceOnly
+
+METHODS: dict[str, type[Method]] = {
+    "source_only": SourceOnly,
+    "oracle": Oracle,
+    "adabn": AdaBN,
+    "dann": DANN,
+    "adaptsegnet": AdaptSegNet,
+}

@@ -1,0 +1,28 @@
+"""AdaBN: source only, except that target images pass through the network, so that its normalisation sees both domains.
+
+Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation", arXiv 1603.04779, 2016.
+Loss: mean cross-entropy over the labelled source pixels; there is no loss on target images.
+
+Differences from the paper
+- The paper replaces the statistics by the target's after training. Here both domains are averaged while training, as in
+  every method that forwards target images: what this bound measures is how much of such a method's gain comes from
+  that alone.
+"""
+
+from collections.abc import Generator
+
+import torch
+
+from udaseg.data.streams import Batch
+from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
+
+SPEC = MethodSpec(name="adabn", title="AdaBN", weights={"seg": 1.0}, views={"seg": frozenset({"source", "target"})})
+
+
+class AdaBN(Method):
+    SPEC = SPEC
+
+    def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
+        yield {"seg": supervised(self.net(batch.source.image).logits, batch.source)}
+        with torch.no_grad():
+            self.net(batch.target.image)  # moves the running statistics and nothing else

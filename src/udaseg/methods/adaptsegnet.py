@@ -1,0 +1,119 @@
+"""AdaptSegNet: adversarial alignment of the output space, at one or two levels.
+
+Tsai et al., "Learning to Adapt Structured Output Space for Semantic Segmentation", CVPR 2018, arXiv 1802.10349.
+
+Loss of the segmenter: L_seg + w_aux L_seg_aux + w_adv L_adv + w_adv_aux L_adv_aux, where L_adv asks a discriminator to
+take the softmax maps of target images for those of source images (eq. 4). Discriminators: the mean of the domain losses
+on source and target maps (eq. 1). The maps are those from before the segmenter's update, and all are stepped together.
+
+Differences from the paper
+- The discriminator ends at 1/32 of the image, as released; the paper's text describes an upsampling layer.
+- SGD without Nesterov momentum, as released.
+- Labels are source 0, target 1, as released; the paper writes them the other way round, which changes nothing.
+Differences from the released code
+- All labels of a batch ignored: a loss of 0 where the release gives NaN.
+- One discriminator term serves both levels; it is off where both adversarial weights are 0.
+"""
+
+from collections.abc import Generator
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+
+from udaseg.data.streams import Batch
+from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
+from udaseg.nets.discriminators import PatchDiscriminator
+from udaseg.ops.adversarial import adversarial_loss, discriminator_losses
+
+
+class Config(Knobs):
+    levels: Literal[1, 2] = 1  # 2: also at the stage before the last (the authors advise 1 since PyTorch 0.4)
+    gan: Literal["vanilla", "least_squares"] = "vanilla"  # least_squares goes with an adversarial weight of 0.01
+    width: Annotated[int, Field(ge=1)] = 64  # channels of the discriminator's first layer (paper 64)
+    layers: Annotated[int, Field(ge=2, le=5)] = 5  # of the discriminator, each of stride 2 (paper 5)
+    discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4  # Adam, with the segmenter's schedule (paper 1e-4)
+
+
+SPEC = MethodSpec(
+    name="adaptsegnet",
+    title="AdaptSegNet",
+    Config=Config,
+    # Paper's weights; the README gives adv 5e-4 and adv_aux 5e-5 for two levels since PyTorch 0.4.
+    weights={"seg": 1.0, "seg_aux": 0.1, "adv": 1e-3, "adv_aux": 2e-4, "disc": 1.0},
+    views={
+        "seg": frozenset({"source"}),
+        "seg_aux": frozenset({"source"}),
+        "adv": frozenset({"target"}),
+        "adv_aux": frozenset({"target"}),
+        "disc": frozenset({"source", "target"}),
+    },
+    terms=lambda knobs: ["seg", "adv", "disc"] if knobs.levels == 1 else SPEC.weights,
+    requires={"disc": ("adv", "adv_aux")},
+    idle=lambda knobs, weights: {
+        prefix: f"the terms {terms} are off"
+        for prefix, terms in {
+            "net.aux_head.": ("seg_aux", "adv_aux"),
+            "discriminators.main.": ("adv",),
+            "discriminators.aux.": ("adv_aux",),
+        }.items()
+        if not any(term in weights for term in terms)
+    },
+)
+
+
+class AdaptSegNet(Method):
+    SPEC = SPEC
+
+    def __init__(self, context: Context) -> None:
+        self.knobs: Config = context.knobs
+        super().__init__(context, levels=self.knobs.levels)
+        self.discriminators = nn.ModuleDict()
+        for index, level in enumerate(["main", "aux"][: self.knobs.levels]):
+            self.discriminators[level] = context.build(
+                lambda: PatchDiscriminator(len(context.classes), self.knobs.width, self.knobs.layers),
+                "discriminator",
+                index,
+            )
+
+    def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
+        source = self.net(batch.source.image)
+        terms = {"seg": supervised(source.logits, batch.source)}
+        if step.active("seg_aux"):
+            terms["seg_aux"] = supervised(source.aux_logits, batch.source)
+        yield terms
+
+        maps_source = {"main": source.logits.detach()}
+        if source.aux_logits is not None:
+            maps_source["aux"] = source.aux_logits.detach()
+        del source, terms  # frees the source graph before the target's is built
+        levels = {level: term for level, term in {"main": "adv", "aux": "adv_aux"}.items() if step.active(term)}
+        if not levels:
+            return
+        target = self.net(batch.target.image)
+        maps_target = {"main": target.logits, "aux": target.aux_logits}
+        size, size_source = batch.target.image.shape[-2:], batch.source.image.shape[-2:]
+        yield {
+            term: adversarial_loss(self.discriminators[level], maps_target[level], size, self.knobs.gan)
+            for level, term in levels.items()
+        }
+
+        if step.active("disc"):
+            found = {
+                level: discriminator_losses(
+                    self.discriminators[level],
+                    (maps_source[level], size_source),
+                    (maps_target[level], size),
+                    self.knobs.gan,
+                )
+                for level in levels
+            }
+            for level, losses in found.items():
+                step.log("domain_accuracy" if level == "main" else "domain_accuracy_aux", losses.accuracy)
+            yield {"disc": sum(losses.source + losses.target for losses in found.values())}
+
+    def optimizers(self, optim: OptimizerFactory) -> dict[str, Optimizer]:
+        return super().optimizers(optim) | {
+            "discriminators": optim.adam(self.discriminators, self.knobs.discriminator_lr),
+        }

@@ -1,0 +1,19 @@
+"""Source only: the lower bound. Trained on labelled source images, never shown a target image.
+
+Loss: mean cross-entropy over the labelled source pixels. The source stream is augmented exactly as it is for the
+adaptation methods, so that a method's gain is not the gain of its augmentation.
+"""
+
+from collections.abc import Generator
+
+from udaseg.data.streams import Batch
+from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
+
+SPEC = MethodSpec(name="source_only", title="Source only", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})
+
+
+class SourceOnly(Method):
+    SPEC = SPEC
+
+    def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
+        yield {"seg": supervised(self.net(batch.source.image).logits, batch.source)}

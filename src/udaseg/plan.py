@@ -1,0 +1,337 @@
+"""Recipes x seeds -> jobs with their specs, folders and parents. Pure: reads parameters and source text, writes nothing.
+
+Snakemake's rules, the command line and the report only look things up here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from udaseg.config import Params, ResolvedStage, Stage, check_crop, resolve_stage, validate
+from udaseg.errors import UserError
+from udaseg.fingerprint import fingerprint
+from udaseg.runs import MARKER, read_yaml, sha256, write_yaml
+from udaseg.specs import EvaluateSpec, PrepareSpec, ReportRun, ReportSpec, Spec, TrainSpec, digest
+
+STATE = Path("state")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its spec, the jobs it needs, and where its spec, state and result lie."""
+
+    spec: Spec
+    parents: tuple["Job", ...] = ()
+    label: str = ""  # for people: recipe, stage and seed of the study that planned it
+
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
+    @property
+    def folder(self) -> str:
+        return self.spec.output if isinstance(self.spec, ReportSpec) else self.spec.folder
+
+    @property
+    def marker(self) -> str:
+        """The file whose existence says that the job is done."""
+        if isinstance(self.spec, PrepareSpec):
+            return f"{self.folder}/set.json"
+        if isinstance(self.spec, ReportSpec):
+            # A report has fixed names, so that its existence is not its freshness: the hash of its spec is.
+            return f"{STATE}/reports/{self.spec.study}-{digest(self.spec)}.json"
+        return f"{self.folder}/{MARKER}"
+
+    @property
+    def spec_path(self) -> Path:
+        """Where the job's spec is written for the verb that runs it."""
+        name = f"{self.folder}-{digest(self.spec)}" if isinstance(self.spec, ReportSpec) else self.folder
+        return STATE / "specs" / f"{name}.yaml"
+
+
+@dataclass
+class Plan:
+    """All jobs of a study by folder, in an order in which parents come first."""
+
+    study: str
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def add(self, job: Job) -> Job:
+        return self.jobs.setdefault(job.folder, job)
+
+    def of_kind(self, kind: str) -> list[Job]:
+        return [job for job in self.jobs.values() if job.kind == kind]
+
+    @property
+    def report(self) -> Job:
+        return self.of_kind("report")[0]
+
+    @property
+    def tracking_note(self) -> str:
+        """Where the tracking job notes what it sent, or why it could not."""
+        return f"{STATE}/tracking/{Path(self.report.marker).name}"
+
+
+def make_plan(params: Params) -> Plan:
+    """The plan of a study.
+
+    Raises:
+        UserError: a data set does not fit its use (a split or labels that are not there, a crop that is too large).
+    """
+    plan = Plan(params.study)
+    source = plan.add(_prepare(params, params.task.source.dataset, params.task.source.size, params.task.classes))
+    target = plan.add(_prepare(params, params.task.target.dataset, params.task.target.size, params.task.classes))
+    _require_split(params, "task.source.dataset", params.task.source.dataset, "train")
+    _require_split(params, "task.target.dataset", params.task.target.dataset, "train")
+    runs = []
+    for seed in params.seeds:
+        for recipe_name in params.run:
+            recipe = params.recipes[recipe_name]
+            stages: dict[str, Job] = {}
+            for stage_name, stage in recipe.stages.items():
+                path = f"recipes.{recipe_name}.stages.{stage_name}"
+                label = f"{recipe_name}.{stage_name} seed={seed}"
+                resolved = resolve_stage(params, stage, path)
+                job = plan.add(_train(params, plan, stage, resolved, stages, (source, target), seed, label))
+                stages[stage_name] = job
+                evaluation = plan.add(_evaluate(params, job, resolved, target))
+                runs.append(
+                    ReportRun(
+                        recipe=recipe_name,
+                        title=recipe.title,
+                        stage=stage_name,
+                        final=stage_name == list(recipe.stages)[-1],
+                        seed=seed,
+                        run=job.folder,
+                        evaluation=evaluation.folder,
+                        overrides=_differences(params, resolved),
+                    )
+                )
+    plan.add(_report(params, runs, source, target, tuple(plan.of_kind("evaluate"))))
+    return plan
+
+
+def _prepare(params: Params, name: str, size: tuple[int, int], classes: list[str]) -> Job:
+    dataset = params.datasets[name]
+    draft = PrepareSpec(
+        kind="prepare",
+        folder="data",
+        name=name,
+        dataset=dataset,
+        classes=classes,
+        size=size,
+        mirror=params.mirror,
+        code=fingerprint("data.prepare", f"data.{dataset.kind}"),
+    )
+    return Job(_at(draft, f"data/sets/{name}-{digest(draft)}"), label=f"data set {name}")
+
+
+def _require_split(params: Params, path: str, name: str, split: str) -> None:
+    present = params.datasets[name].splits()
+    if split not in present:
+        raise UserError(f"{path}: data set '{name}' has no split '{split}', only {present}; name another data set")
+
+
+def _train(
+    params: Params,
+    plan: Plan,
+    stage: Stage,
+    resolved: ResolvedStage,
+    earlier: dict[str, Job],
+    sets: tuple[Job, Job],
+    seed: int,
+    label: str,
+) -> Job:
+    from udaseg.methods import METHODS
+
+    source, target = sets
+    method = METHODS[stage.method].SPEC
+    init, sums, parents = {}, {}, [source, target]
+    for role in method.roles:
+        start = stage.init.get(role, "pretrain")
+        if start == "pretrain":
+            parent = _pretrain(params, plan, resolved) if resolved.network.name == "small" else None
+        else:
+            parent = earlier.get(start)
+        if parent is not None:
+            parents.append(parent)
+        init[role] = parent.folder if parent else "imagenet" if start == "pretrain" else start
+        if start.startswith("file:"):
+            sums[role] = _checksum(f"init.{role}", Path(start.removeprefix("file:")).expanduser())
+    return _train_job(
+        params,
+        resolved,
+        labelled=target if method.labelled == "target" else source,
+        target=target,
+        classes=params.task.classes,
+        place=f"results/{params.task.source.dataset}-{params.task.target.dataset}",
+        seed=seed,
+        init=(init, sums),
+        parents=tuple(parents),
+        label=label,
+    )
+
+
+def _train_job(
+    params: Params,
+    resolved: ResolvedStage,
+    *,
+    labelled: Job,
+    target: Job | None,
+    classes: list[str],
+    place: str,
+    seed: int,
+    init: tuple[dict[str, str], dict[str, str]],
+    parents: tuple[Job, ...],
+    label: str,
+) -> Job:
+    draft = TrainSpec(
+        kind="train",
+        folder="results",
+        method=resolved.method,
+        knobs=resolved.knobs,
+        weights=resolved.weights,
+        seed=seed,
+        source=labelled.folder,
+        target=target.folder if target else None,
+        classes=classes,
+        init=init[0],
+        init_sums=init[1],
+        network=resolved.network,
+        optim=resolved.optim,
+        train=resolved.train,
+        monitor=params.evaluate.monitor if target else None,
+        code=training_code(resolved.method),
+    )
+    differences = _differences(params, resolved)
+    words = f"{differences[:80]},seed={seed}" if differences else f"seed={seed}"
+    return Job(_at(draft, f"{place}/{resolved.method}/{words}-{digest(draft)}"), parents, label)
+
+
+def training_code(method: str) -> str:
+    """Fingerprint of the code that trains `method`."""
+    return fingerprint("engine.train", f"methods.{method}")
+
+
+def evaluation_code() -> str:
+    """Fingerprint of the code that evaluates."""
+    return fingerprint("engine.evaluate")
+
+
+def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
+    """The job that pretrains the small network on procedural objects; one for all seeds and recipes that share it."""
+    pretrain = params.pretrain
+    dataset = params.datasets[pretrain.dataset]
+    from udaseg.data.objects import NAMES  # of the shapes
+
+    objects = plan.add(_prepare(params, pretrain.dataset, pretrain.size, list(NAMES)))
+    view = resolved.train.source.model_dump(mode="json") | {
+        "batch": pretrain.batch, "crop": pretrain.crop, "scale": (0.75, 1.25), "flip": 0.5, "jitter": 0.0, "blur": 0.0,
+    }  # fmt: skip
+    train = resolved.train.model_dump(mode="json") | {
+        "iterations": pretrain.iterations, "source": view, "target": view, "accumulate": 1,
+        "monitor_every": params.train.log_every, "checkpoint_every": params.train.checkpoint_every,
+        "log_every": params.train.log_every,
+    }  # fmt: skip
+    optim = params.optim.model_dump(mode="json") | {
+        "lr": pretrain.lr, "head_lr_factor": 1.0, "schedule_iterations": None, "backbone_lr_multiplicity": 1,
+    }  # fmt: skip
+    stage = resolve_stage(params, Stage(method="source_only"), "pretrain").model_copy(
+        update={
+            "network": resolved.network.model_copy(update={"norm": "train"}),
+            "train": validate(type(resolved.train), train, "pretrain"),
+            "optim": validate(type(resolved.optim), optim, "pretrain"),
+        }
+    )
+    check_crop("pretrain.crop", stage.train.source, pretrain.size)
+    _require_split(params, "pretrain.dataset", pretrain.dataset, "train")
+    return plan.add(
+        _train_job(
+            params,
+            stage,
+            labelled=objects,
+            target=None,
+            classes=list(NAMES),
+            place=f"results/{pretrain.dataset}",
+            seed=pretrain.seed,
+            init=({"student": "scratch"}, {}),
+            parents=(objects,),
+            label=f"pretraining on {dataset.kind}",
+        )
+    )
+
+
+def _evaluate(params: Params, run: Job, resolved: ResolvedStage, target: Job) -> Job:
+    assert isinstance(run.spec, TrainSpec)
+    draft = EvaluateSpec(
+        kind="evaluate",
+        folder=run.folder,
+        run=run.folder,
+        set=target.folder,
+        split=params.evaluate.report,
+        classes=params.task.classes,
+        class_sets=params.task.class_sets,
+        network=resolved.network,
+        threads=resolved.train.threads,
+        protocol=params.evaluate.protocol,
+        pictures=params.evaluate.pictures,
+        code=evaluation_code(),
+    )
+    return Job(_at(draft, f"{run.folder}/evaluate-{digest(draft)}"), (run, target), f"evaluation of {run.label}")
+
+
+def _report(params: Params, runs: list[ReportRun], source: Job, target: Job, evaluations: tuple[Job, ...]) -> Job:
+    spec = ReportSpec(
+        kind="report",
+        output=f"reports/{params.study}",
+        study=params.study,
+        classes=params.task.classes,
+        class_sets=params.task.class_sets,
+        baseline=params.report.baseline,
+        oracle=params.report.oracle,
+        recipes=params.run,
+        runs=runs,
+        data={"source": source.folder, "target": target.folder},
+        code=fingerprint("reports.build"),
+    )
+    return Job(spec, evaluations, f"report of {params.study}")
+
+
+def _at(spec: Any, folder: str) -> Any:
+    return spec.model_copy(update={"folder": folder})
+
+
+def _differences(params: Params, resolved: ResolvedStage) -> str:
+    """Knobs and weights that are not the method's defaults, as `name=value` words for the folder's name."""
+    from udaseg.methods import METHODS
+
+    spec = METHODS[resolved.method].SPEC
+    knobs = spec.Config().model_dump(mode="json")
+    words = [f"{name}={value}" for name, value in resolved.knobs.items() if value != knobs[name]]
+    words += [f"{name}={value:g}" for name, value in resolved.weights.items() if value != spec.weights[name]]
+    return ",".join(words)
+
+
+def _checksum(key: str, path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{key}: the weights file {path} is not there; give the path of a .safetensors file")
+    return sha256(path)
+
+
+def write_specs(plan: Plan) -> None:
+    """Write every job's spec to where its verb reads it. The one thing here that writes."""
+    for job in plan.jobs.values():
+        content = job.spec.model_dump(mode="json")
+        if not job.spec_path.is_file() or read_yaml(job.spec_path) != content:
+            write_yaml(job.spec_path, content)
+
+
+def unplanned(plans: list[Plan], root: Path) -> Iterator[Path]:
+    """Run, evaluation, prepared-set, state and spec folders below `root` that none of the plans has."""
+    planned = {job.folder for plan in plans for job in plan.jobs.values()}
+    for marker in sorted(
+        [*root.glob("results/*/*/*"), *root.glob("results/*/*/*/evaluate-*"), *root.glob("data/sets/*")]
+    ):
+        if marker.is_dir() and str(marker.relative_to(root)) not in planned:
+            yield marker

@@ -1,0 +1,1 @@
+"""Reports of a study: built from run folders and nothing else."""

@@ -1,0 +1,47 @@
+"""Builds the report of a study from its run folders: tables, figures and one page that needs nothing beside itself."""
+
+from pathlib import Path
+
+from udaseg.reports import figures, page, pictures, tables
+from udaseg.reports.collect import read_report
+from udaseg.runs import write_bytes, write_text
+
+PAGE_DPI = 110  # of pictures inside the page, which keeps it small; the files beside it have 150
+
+
+def build_report(spec_path: Path) -> None:
+    """Write `tables/`, `figures/` and `index.html` into the spec's output folder, each file whole or not at all.
+
+    The same spec and run folders give the same bytes. Figures of an earlier report that no longer exist are removed.
+
+    Raises:
+        UserError: the spec or a finished run's folder cannot be read; missing runs are footnotes, not errors.
+    """
+    report = read_report(spec_path)
+    written = set()
+    made = tables.all_tables(report)
+    for table in made:
+        texts = {"csv": tables.to_csv(table), "md": tables.to_markdown(table), "tex": tables.to_latex(table)}
+        for kind, text in texts.items():
+            path = report.output / "tables" / f"{table.name}.{kind}"
+            write_text(path, text)
+            written.add(path)
+    drawn = figures.all_figures(report)
+    if (grid := pictures.qualitative(report)) is not None:
+        drawn["qualitative"] = grid
+    shown = {}
+    for name, (caption, figure) in drawn.items():
+        files = figures.render(figure)
+        for kind, content in files.items():
+            path = report.output / "figures" / f"{name}.{kind}"
+            write_bytes(path, content)
+            written.add(path)
+        if name == "qualitative":
+            shown[name] = page.Picture(name, caption, "image/png", figures.render(figure, PAGE_DPI)["png"])
+        else:
+            shown[name] = page.Picture(name, caption, "image/svg+xml", files["svg"])
+    for kind in ("tables", "figures"):
+        for path in (report.output / kind).iterdir():
+            if path not in written:
+                path.unlink()
+    write_text(report.output / "index.html", page.render(report, made, shown))

@@ -1,0 +1,112 @@
+"""The qualitative grid: image, ground truth and every method's prediction side by side, for the first few images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from udaseg.data.classes import colourise, palette
+from udaseg.reports.collect import Report, Run
+from udaseg.reports.figures import STYLE, hide_rest, wrapped
+
+COLUMNS = 4  # panels in a line; more of them become too small to see a person
+LARGEST = 640  # pixels of a panel's longer side
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image and what was predicted for it; all panels (H, W, 3) uint8, title → panel in display order."""
+
+    name: str
+    panels: dict[str, np.ndarray]
+
+
+def scenes(report: Report, count: int = 3) -> list[Scene]:
+    """The first `count` reported images with the predictions of each method's first finished seed.
+
+    The order is image, ground truth, baseline, the methods, oracle.
+    """
+    labels = [label for label in report.labels() if label not in (report.baseline, report.oracle)]
+    shown = {label: run for label in [report.baseline, *labels, report.oracle] if (run := _first(report, label))}
+    folders = {label: run.evaluation / "pictures" for label, run in shown.items() if run.evaluation is not None}
+    if not folders:
+        return []
+    names = sorted(set.intersection(*({path.stem for path in folder.glob("*.png")} for folder in folders.values())))
+    split = next(iter(shown.values())).metrics["protocol"]["split"]
+    prepared = report.data["target"] / split
+    found = []
+    for name in names[:count]:
+        panels = {"image": _image(prepared / "images" / f"{name}.png")} if _is_file(prepared, "images", name) else {}
+        if _is_file(prepared, "native", name):
+            panels["ground truth"] = colourise(_labels(prepared / "native" / f"{name}.png"), report.classes)
+        for label, folder in folders.items():
+            panels[report.title(label)] = colourise(_labels(folder / f"{name}.png"), report.classes)
+        found.append(Scene(name, panels))
+    return found
+
+
+def qualitative(report: Report, count: int = 3) -> tuple[str, Figure] | None:
+    """Caption and figure of the grid; None where no finished run kept predictions."""
+    found = scenes(report, count)
+    if not found:
+        return None
+    lines = -(-len(found[0].panels) // COLUMNS)
+    columns = min(COLUMNS, len(found[0].panels))
+    height, width = next(reversed(found[0].panels.values())).shape[:2]
+    panel = 2.3
+    with matplotlib.rc_context(STYLE):
+        legend_lines = -(-(len(report.classes) + 1) // 6)
+        tall = len(found) * lines * (panel * height / width + 0.26) + 0.22 * legend_lines + 0.15
+        figure = Figure(figsize=(panel * columns, tall))
+        grid = figure.subplots(len(found) * lines, columns, squeeze=False)
+        for row, scene in enumerate(found):
+            block = grid[row * lines : (row + 1) * lines]
+            for axes, (title, pixels) in zip(block.flat, scene.panels.items(), strict=False):
+                axes.imshow(
+                    pixels, extent=(0, width, height, 0), interpolation="nearest" if title != "image" else "bilinear"
+                )
+                axes.set_title(wrapped(title, 34), fontsize=8.5, fontweight="normal", pad=2.5)
+                axes.set_axis_off()
+            hide_rest(block, len(scene.panels))
+        colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in [*palette(report.classes), (0, 0, 0)]]
+        patches = [Patch(facecolor=colour, edgecolor="#555555", linewidth=0.4) for colour in colours]
+        names = [*(name.replace("_", " ") for name in report.classes), "ignored"]
+        figure.legend(patches, names, loc="outside lower center", ncols=6, handlelength=1.2, columnspacing=1.4)
+    shown = [run.seed for label in report.labels() if (run := _first(report, label))]
+    seeds = f"seed {shown[0]}" if len(set(shown)) == 1 else "each method's first finished seed"
+    caption = (
+        f"The first {len(found)} images of the reported split ({', '.join(scene.name for scene in found)}), {seeds}."
+    )
+    return caption, figure
+
+
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """`pixels` (H, W) or (H, W, 3) without interpolation, its longer side at most LARGEST."""
+    step = -(-max(pixels.shape[:2]) // LARGEST)
+    return pixels[::step, ::step]
+
+
+def _first(report: Report, label: str) -> Run | None:
+    """The first finished run of a row that kept predictions."""
+    runs = [run for run in report.final_runs(label) if run.status == "finished" and run.evaluation is not None]
+    return next((run for run in runs if run.evaluation and any((run.evaluation / "pictures").glob("*.png"))), None)
+
+
+def _is_file(prepared: Path, kind: str, name: str) -> bool:
+    return (prepared / kind / f"{name}.png").is_file()
+
+
+def _image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    with Image.open(path) as image:
+        return shrink(np.asarray(image.convert("RGB")))
+
+
+def _labels(path: Path) -> np.ndarray:
+    """(H, W) uint8."""
+    with Image.open(path) as image:
+        return shrink(np.asarray(image))

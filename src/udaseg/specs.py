@@ -1,0 +1,130 @@
+"""What one job is told: the resolved configuration that lies as spec.yaml in its folder and is all that the job reads.
+
+A spec's hash addresses the job's folder. Where a folder lies and which worker count or mirror is used is not hashed.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from udaseg.config import (
+    DatasetSpec,
+    M,
+    Model,
+    Network,
+    Optim,
+    PathText,
+    Positive,
+    Protocol,
+    Size,
+    Split,
+    Train,
+    validate,
+)
+from udaseg.errors import UserError
+from udaseg.runs import read_yaml
+
+HASH_DIGITS = 10
+
+
+class PrepareSpec(Model):
+    """Decode, check, map and resize one data set."""
+
+    kind: Literal["prepare"]
+    folder: PathText  # data/sets/<name>-<hash>
+    name: str
+    dataset: DatasetSpec
+    classes: list[str]
+    size: Size
+    mirror: PathText | None
+    code: str
+
+
+class TrainSpec(Model):
+    """Train one stage of one recipe with one seed."""
+
+    kind: Literal["train"]
+    folder: PathText  # results/<source>-<target>/<method>/<differences,>seed=<n>-<hash>
+    method: str
+    knobs: dict[str, Any]
+    weights: dict[str, float]
+    seed: int
+    source: PathText  # prepared set of the labelled stream
+    target: PathText | None  # prepared set of the unlabelled stream, which is also the one looked at while training
+    classes: list[str]
+    init: dict[str, str]  # role -> scratch | imagenet | file:PATH | folder of a run
+    init_sums: dict[str, str]  # role -> SHA-256 of a user's own weights file
+    network: Network
+    optim: Optim
+    train: Train
+    monitor: Split | None
+    code: str
+
+
+class EvaluateSpec(Model):
+    """Score one run's weights on one labelled split."""
+
+    kind: Literal["evaluate"]
+    folder: PathText  # <run>/evaluate-<hash>
+    run: PathText
+    set: PathText
+    split: Split
+    classes: list[str]
+    class_sets: dict[str, list[str]]
+    network: Network
+    threads: Positive
+    protocol: Protocol
+    pictures: int
+    code: str
+
+
+class ReportRun(Model):
+    recipe: str
+    title: str
+    stage: str
+    final: bool
+    seed: int
+    run: PathText
+    evaluation: PathText
+    overrides: str
+
+
+class ReportSpec(Model):
+    """Collect the finished runs of a study into tables, figures and a page."""
+
+    kind: Literal["report"]
+    output: PathText
+    study: str
+    classes: list[str]
+    class_sets: dict[str, list[str]]
+    baseline: str
+    oracle: str
+    recipes: list[str]
+    runs: list[ReportRun]
+    data: dict[str, PathText]
+    code: str
+
+
+Spec = PrepareSpec | TrainSpec | EvaluateSpec | ReportSpec
+NOT_HASHED = {"folder", "output", "mirror"}
+
+
+def digest(spec: Spec) -> str:
+    """Hash of all of a spec that can change the result, as the last part of its folder's name."""
+    content = spec.model_dump(mode="json", exclude=NOT_HASHED)
+    if isinstance(spec, TrainSpec):
+        del content["train"]["workers"]
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def read_spec(model: type[M], path: Path) -> M:
+    """The spec in a YAML file; UserError when it is missing, damaged or of another kind."""
+    content = read_yaml(path)
+    kind = str(model.model_fields["kind"].annotation).split("'")[1]
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        raise UserError(
+            f"{path}: expected the spec of a '{kind}' job; `udaseg plan --write` makes the specs of a study"
+        )
+    return validate(model, content, str(path))

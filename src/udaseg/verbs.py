@@ -1,0 +1,145 @@
+"""What each verb of the command line does. Heavy modules are imported by the verb that needs them."""
+
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from udaseg.errors import UserError
+from udaseg.runs import is_whole, locked, publish, write_text, write_yaml
+from udaseg.specs import EvaluateSpec, PrepareSpec, ReportSpec, TrainSpec, digest, read_spec
+
+STATE = Path("state")
+
+
+def plan(options: Namespace) -> None:
+    """Print the jobs of a study in the order in which they can run."""
+    from udaseg.config import load_params
+    from udaseg.plan import make_plan, write_specs
+
+    study = make_plan(load_params(options.params, options.study))
+    if options.write:
+        write_specs(study)
+    jobs = list(study.jobs.values())
+    for job in jobs:
+        mark = "done" if Path(job.marker).is_file() else "todo"
+        print(f"{mark}  {job.kind:9} {job.label:45} {job.spec_path if options.write else job.folder}")
+    done = sum(Path(job.marker).is_file() for job in jobs)
+    print(f"study {study.study}: {len(jobs)} jobs, {done} done, {len(jobs) - done} to do")
+
+
+def prepare(options: Namespace) -> None:
+    """Prepare one data set; a finished one is left as it is."""
+    from udaseg.data.base import open_dataset
+    from udaseg.data.prepare import prepare as prepare_set
+
+    spec = read_spec(PrepareSpec, options.spec)
+    folder = Path(spec.folder)
+    with locked(STATE / f"{spec.folder}.lock"):
+        if (folder / "set.json").is_file():
+            return
+        mirror = Path(spec.mirror).expanduser() if spec.mirror else None
+        dataset = open_dataset(spec.dataset, mirror, Path("data/downloads"))
+        prepare_set(spec.name, dataset, spec.dataset.model_dump(mode="json"), spec.classes, spec.size, folder)
+
+
+def train(options: Namespace) -> None:
+    """Train one run, or go on with it; a finished one is left as it is."""
+    from udaseg.methods import METHODS
+    from udaseg.plan import training_code
+
+    spec = read_spec(TrainSpec, options.spec)
+
+    def work(state: Path, device: Any) -> None:
+        from udaseg.engine.environment import describe
+        from udaseg.engine.train import Training
+        from udaseg.runs import write_json
+
+        training = Training(spec, METHODS[spec.method], state, device)
+        training.run()
+        write_json(state / "build" / "env.json", describe(device, spec.train.threads, spec.code))
+
+    _job(spec, training_code(spec.method), work)
+
+
+def evaluate(options: Namespace) -> None:
+    """Score one run; a finished evaluation is left as it is."""
+    from udaseg.plan import evaluation_code
+
+    spec = read_spec(EvaluateSpec, options.spec)
+
+    def work(state: Path, device: Any) -> None:
+        from udaseg.engine.evaluate import evaluate as score
+
+        (state / "build" / "pictures").mkdir(parents=True, exist_ok=True)
+        score(spec, state / "build", device)
+
+    _job(spec, evaluation_code(), work)
+
+
+def _job(spec: TrainSpec | EvaluateSpec, code: str, work: Callable[[Path, Any], None]) -> None:
+    """One writer at a time does `work(state folder, device)`; what it leaves in `state/build` becomes the result."""
+    folder, state = Path(spec.folder), STATE / spec.folder
+    with locked(state / "lock"):
+        if is_whole(folder):
+            print(f"{folder}: finished already", file=sys.stderr)
+            return
+        if code != spec.code:
+            raise UserError(f"{folder}: the source code changed since the plan was made; start the same command again")
+        from udaseg.devices import take_device
+
+        taken = take_device()  # before torch starts CUDA
+
+        import torch
+
+        work(state, torch.device(taken.kind))
+        build = state / "build"
+        write_yaml(build / "spec.yaml", spec.model_dump(mode="json"))
+        publish(build, folder, spec.folder, spec.kind)
+        for path in [*state.glob("resume*"), state / "cost.json"]:
+            path.unlink(missing_ok=True)
+
+
+def report(options: Namespace) -> None:
+    """Write a study's tables, figures and page, then the marker that says for which plan they were written."""
+    from udaseg.reports.build import build_report
+
+    spec = read_spec(ReportSpec, options.spec)
+    build_report(options.spec)
+    write_text(STATE / "reports" / f"{spec.study}-{digest(spec)}.json", "{}\n")
+    print(f"{spec.output}/index.html")
+
+
+def track(options: Namespace) -> None:
+    """Send a study's finished runs to MLflow. A store that is down leaves a note and is no failure."""
+    from udaseg.tracking import track as send
+
+    spec = read_spec(ReportSpec, options.spec)
+    send(options.spec, STATE / "tracking" / f"{spec.study}-{digest(spec)}.json")
+
+
+def predict(options: Namespace) -> None:
+    """Write label maps, overlays and, on request, scores of a user's own images at their native size."""
+    from udaseg.engine.apply import predict_files
+
+    predict_files(options.run, options.images, options.output, options.weights, options.scores, options.ids)
+
+
+def gc(options: Namespace) -> None:
+    """List, or remove, folders of runs, evaluations and prepared sets that no study plans."""
+    from udaseg.config import load_params
+    from udaseg.plan import make_plan, unplanned
+
+    studies = sorted(path.stem for path in (options.params.parent / "workflow" / "studies").glob("*.yaml"))
+    plans = [make_plan(load_params(options.params, study)) for study in studies]
+    found = list(unplanned(plans, Path()))
+    for folder in found:
+        print(folder)
+        if options.delete:
+            shutil.rmtree(folder)
+            shutil.rmtree(STATE / folder, ignore_errors=True)
+    verb = "removed" if options.delete else "to remove with --delete"
+    print(f"{len(found)} folders that none of the studies {', '.join(studies)} plans: {verb}")
+
