@@ -8,7 +8,7 @@ domain, split, index, size); worlds differ as draws of the same kind of thing.
 from __future__ import annotations
 
 import random
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,9 @@ def render(domain: str, world: int, split: str, index: int, size: tuple[int, int
     return paint(build(draw, look), look, world, size, draw)
 
 
+_drawn = lru_cache(maxsize=2)(render)  # an item's image and its label are usually asked for one after the other
+
+
 class Toytown:
     """One domain of Toytown in one world."""
 
@@ -44,8 +47,8 @@ class Toytown:
         return [self._item(split, index) for index in range(self.counts[split])]
 
     def _item(self, split: str, index: int) -> Item:
-        drawn = partial(render, self.domain, self.world, split, index, self.size)
-        return Item(f"{split}_{index:05d}", lambda: drawn()[0], lambda: drawn()[1])
+        drawn = partial(_drawn, self.domain, self.world, split, index, self.size)
+        return Item(f"{split}_{index:05d}", lambda: drawn()[0].copy(), lambda: drawn()[1].copy())
 
 
 def open_toytown(spec: ToytownData) -> Toytown:

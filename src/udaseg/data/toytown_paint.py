@@ -69,7 +69,8 @@ def paint(
     place = _places(corners, starts, faces, seen, view)
     picture = picture * _surface(patches, look, world, faces, seen, place, view, draw)[..., None]
     picture = _shadowed(picture, patches, look, label, view, draw)
-    picture = _air(picture, label, look, world, place[2], view, draw)
+    sky = np.asarray(Image.fromarray(np.uint8(255) * (numbers == 0)).reduce(OVERSAMPLE), dtype=np.float32) / 255
+    picture = _air(picture, sky, look, world, place[2], view, draw)
     return _photograph(picture, look, draw), label
 
 
@@ -196,18 +197,21 @@ def _shadowed(
 
 
 def _air(
-    picture: np.ndarray, label: np.ndarray, look: DomainLook, world: int, depth: np.ndarray, view: View,
+    picture: np.ndarray, sky: np.ndarray, look: DomainLook, world: int, depth: np.ndarray, view: View,
     draw: random.Random,
 ) -> np.ndarray:  # fmt: skip
-    """Paints the sky and its clouds, and lets what is far fade into the colour above the horizon."""
+    """Lets what is far fade into the colour above the horizon, then adds the sky and its clouds.
+
+    `sky` (H, W) is the share of each pixel that the sky takes, which is still black in `picture`.
+    """
     low, top, cloud = (
         np.array(parse(draw.choice(look.palette[k])), np.float32) for k in ("sky_low", "sky_top", "cloud")
     )
     cover, shift, haze = draw.uniform(*look.clouds), draw.randrange(TILE), draw.uniform(*look.haze)
     fading = np.exp(-haze * depth)[..., None]
-    picture = picture * fading + low * (1 - fading)
+    picture = picture * fading + low * (1 - fading) * (1 - sky)[..., None]
 
-    rows, columns = np.nonzero(label == patch.SKY)
+    rows, columns = np.nonzero(sky)
     above = np.maximum(view.horizon - rows, 1.0) / view.height + 0.08  # 0.08 keeps clouds at the horizon finite
     heavens = low + (top - low) * np.clip((above - 0.08) / 0.4, 0, 1).astype(np.float32)[:, None]
     u = (18.0 * (columns - view.centre_x) / view.height / above).astype(np.intp) + shift
@@ -215,7 +219,7 @@ def _air(
     thickness = _clouds(world)[v % TILE, u % TILE]
     # The noise has deviation 1; a cover of 0.5 puts the edge at its mean.
     share = np.clip((thickness + 3.0 * (cover - 0.5)) * 0.9, 0, 1)[:, None]
-    picture[rows, columns] = heavens + (cloud - heavens) * share
+    picture[rows, columns] += (heavens + (cloud - heavens) * share) * sky[rows, columns, None]
     return picture
 
 
@@ -236,7 +240,8 @@ def _photograph(picture: np.ndarray, look: DomainLook, draw: random.Random) -> n
     veil, vignette = draw.uniform(*look.veil), draw.uniform(*look.vignette)
     if vignette:
         y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-        picture *= (1 - vignette * ((x * x + y * y) / 2) ** 1.5)[..., None].astype(np.float32)
+        squared = ((x * x + y * y) / 2).astype(np.float32)  # 1 in the corners; the light falls with its 1.5th power
+        picture *= (1 - vignette * squared * np.sqrt(squared))[..., None]
     picture = np.clip(veil + (1 - veil) * picture, 0, 1)
     blur, sigma = draw.uniform(*look.blur), draw.uniform(*look.noise)
     if blur:

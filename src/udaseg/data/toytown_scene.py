@@ -70,10 +70,13 @@ def _moving(street: Street) -> list[Job]:
     """Cars, a bus, riders and people. Driving is on the right; headings have a little play."""
     draw, look, patches = street.draw, street.look, street.patches
     jobs: list[Job] = []
-    taken: list[tuple[float, float, float]] = []  # (x, z, length) on the road, so that nothing stands in another
+    taken: list[tuple[float, float, float]] = []  # (x, z, length) of vehicles, so that nothing stands in another
+
+    def blocked(x: float, z: float, across: float, along: float) -> bool:
+        return any(abs(x - x1) < across and abs(z - z1) < length / 2 + along for x1, z1, length in taken)
 
     def vehicle(x: float, z: float, heading: float, length: float = 4.2) -> None:
-        if any(abs(x - x1) < 2.2 and abs(z - z1) < (length + l1) / 2 + 0.8 for x1, z1, l1 in taken):
+        if blocked(x, z, 2.2, length / 2 + 0.8):
             return
         taken.append((x, z, length))
         heading += draw.gauss(0.0, 0.03)
@@ -102,22 +105,27 @@ def _moving(street: Street) -> list[Job]:
     for _ in range(street.number(look.riders)):
         z, squeeze = draw.uniform(6.5, 22.0), draw.choice((-1, 1)) * draw.uniform(0.5, 1.0)
         x = draw.choice((-1, 1)) * draw.uniform(0.25, 0.62) * street.half
-        if not any(abs(x - x1) < 1.6 and abs(z - z1) < l1 / 2 + 0.8 for x1, z1, l1 in taken):
+        if not blocked(x, z, 1.6, 0.8):
             outfit = (street.colour("clothes"), street.colour("trousers"))
             looks = (street.colour("skin"), street.colour("clothes"), street.colour("bicycle"))
             jobs.append((z, partial(things.rider, patches, outfit, *looks, x, z, squeeze)))
     for _ in range(street.number(look.people)):
-        jobs.append(_person(street))
+        x, z = _footing(street)
+        if not blocked(x, z, 1.3, 0.5):
+            jobs.append(_person(street, x, z))
     return jobs
 
 
-def _person(street: Street) -> Job:
+def _footing(street: Street) -> tuple[float, float]:
+    """Where someone walks: on a sidewalk, or now and then across the road."""
     draw = street.draw
-    z = draw.uniform(5.0, 22.0)
     if draw.random() < 0.85:
-        x = draw.choice((-1, 1)) * (street.half + draw.uniform(0.4, street.walk - 0.3))
-    else:  # someone crosses the road
-        x, z = draw.uniform(-street.half, street.half), draw.uniform(9.0, 22.0)
+        return draw.choice((-1, 1)) * (street.half + draw.uniform(0.4, street.walk - 0.3)), draw.uniform(5.0, 22.0)
+    return draw.uniform(-street.half, street.half), draw.uniform(9.0, 22.0)
+
+
+def _person(street: Street, x: float, z: float) -> Job:
+    draw = street.draw
     height = draw.uniform(1.55, 1.9) if draw.random() < 0.88 else draw.uniform(1.05, 1.35)
     outfit = (street.colour("clothes"), street.colour("trousers"))
     args = (outfit, street.colour("skin"), street.colour("hair"), x, z, height, draw.uniform(-0.35, 0.35))
