@@ -1,4 +1,4 @@
-"""The workflow: prepare -> train -> evaluate -> report, and tracking beside it. The rules only look things up in the plan.
+"""The workflow: download -> prepare -> train -> evaluate -> report, and tracking beside it. The rules only look things up in the plan.
 
     snakemake --cores all --resources gpu=4
     snakemake --cores all --config study=toytown
@@ -30,6 +30,7 @@ def spec(folder):
 
 
 wildcard_constraints:
+    archive=r"[^/]+",
     set=r"[^/]+",
     run=r"[^/]+/[^/]+/[^/]+",
     evaluation=r"[0-9a-f]+",

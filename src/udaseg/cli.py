@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--write", action="store_true", help="write the specs of the jobs to state/specs/")
 
     for name, text in (
+        ("download", "Fetch, verify and unpack the archive of a data set."),
         ("prepare", "Decode, check, map and resize one data set."),
         ("train", "Train one stage of one recipe with one seed; resumes by itself."),
         ("evaluate", "Score a finished run."),
@@ -69,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     predict.add_argument("--output", type=Path, required=True, help="folder to write to")
     predict.add_argument("--weights", choices=["last", "best"], default="last", help="default: last")
-    predict.add_argument("--scores", action="store_true", help="also write class probabilities, NAME.npy (C, H, W) float16")
+    predict.add_argument(
+        "--scores", action="store_true", help="also write class probabilities, NAME.npy (C, H, W) float16"
+    )
     predict.add_argument(
         "--ids", type=Path, help="YAML file `class name: id` for the label maps; default: the study's order, 0, 1, …"
     )

@@ -1,22 +1,15 @@
-"""Every number of every experiment, read from params.yaml and a study's overlay into one typed, strict model.
+"""The model of all parameters: every number of every experiment, typed and strict.
 
-This is the only reader of parameters. What it refuses, it refuses before any job starts, with the key's path, the value
-and what is allowed. Defaults of a method's knobs live in its SPEC (`udaseg.methods`), all others here; params.yaml lists
-them all and a test holds the two equal.
+Defaults of a method's knobs live in its SPEC (`udaseg.methods`), all others here; params.yaml lists them all and a test
+holds the two equal. `udaseg.parameters` reads the files.
 """
 
-import copy
-import difflib
-import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from udaseg.errors import UserError
-from udaseg.runs import read_yaml
+from udaseg.validation import Model, require_known
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
 PathText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./${}:~,+@=-]{1,400}$")]
@@ -24,14 +17,8 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive]
 Split = Literal["train", "val", "test"]
-M = TypeVar("M", bound=BaseModel)
+Scored = Literal["val", "test"]  # splits whose labels are kept at native size, too
 Fidelity = Literal["paper", "released"]  # where the released code does something else than the paper says
-
-
-class Model(BaseModel):
-    """Unknown keys are refused, nothing is coerced, nothing can be changed afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- data sets
@@ -49,6 +36,9 @@ class ToytownData(Model):
     def splits(self) -> list[str]:
         return list(self.counts)
 
+    def has_labels(self) -> bool:
+        return True
+
 
 class ObjectsData(Model):
     """Procedural objects in many styles, on which the small network is pretrained."""
@@ -61,6 +51,9 @@ class ObjectsData(Model):
     def splits(self) -> list[str]:
         return list(self.counts)
 
+    def has_labels(self) -> bool:
+        return True
+
 
 class FolderData(Model):
     """A user's own images and label maps in two folders."""
@@ -69,14 +62,17 @@ class FolderData(Model):
     version: int = 1  # raise it when the files under `root` have changed, so that they are prepared again
     root: PathText  # `${NAME:-default}` is taken from the environment
     images: PathText = "{split}/images"
-    labels: PathText | None = "{split}/labels"
-    splits_present: list[Split] = ["train", "val", "test"]
+    labels: PathText | None = "{split}/labels"  # null: there are none; such a target is trained on, but not scored
+    splits_present: list[Split] = Field(default=["train", "val", "test"])
     lists: dict[Split, PathText] | None = None  # a text file of stems for each split, relative to root
     encoding: Literal["id", "colour"] = "id"
     class_map: dict[str, str]  # raw id ("7") or colour ("#804080") -> class name or "ignore"
 
     def splits(self) -> list[str]:
         return list(self.lists) if self.lists is not None else list(self.splits_present)
+
+    def has_labels(self) -> bool:
+        return self.labels is not None
 
 
 class CamvidData(Model):
@@ -87,6 +83,9 @@ class CamvidData(Model):
 
     def splits(self) -> list[str]:
         return ["train", "val", "test"]
+
+    def has_labels(self) -> bool:
+        return True
 
 
 DatasetSpec = Annotated[ToytownData | ObjectsData | FolderData | CamvidData, Field(discriminator="kind")]
@@ -107,14 +106,12 @@ class Task(Model):
 
     @model_validator(mode="after")
     def _classes_are_known(self) -> "Task":
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes: {self.classes} names a class twice")
+        refuse_twice("classes", self.classes)
         for name, members in self.class_sets.items():
-            unknown = [member for member in members if member not in self.classes]
-            if unknown or not members:
-                raise ValueError(
-                    f"class_sets.{name}: {unknown or 'an empty set'} is not among the classes {self.classes}"
-                )
+            if not members:
+                raise ValueError(f"class_sets.{name}: is empty; name some of the classes")
+            for member in members:
+                require_known(f"class_sets.{name}", member, self.classes)
         return self
 
 
@@ -187,8 +184,8 @@ class Protocol(Model):
 
 
 class Evaluate(Model):
-    monitor: Split | None  # looked at during training, steers nothing
-    report: Split
+    monitor: Scored | None  # looked at during training, steers nothing
+    report: Scored | None  # what the tables show; null: nothing is scored, as for a target without labels
     protocol: Protocol
     pictures: Annotated[int, Field(ge=0)]  # predictions kept for the report's qualitative grid
 
@@ -217,12 +214,13 @@ class Stage(Model):
     """One training job of a recipe. What is left out is as in the top level of the parameters."""
 
     method: str
-    init: dict[str, PathText] = {"student": "pretrain"}  # role -> scratch | pretrain | file:PATH | name of a stage
-    knobs: dict[str, Any] = {}
-    weights: dict[str, float] = {}
-    network: dict[str, Any] = {}
-    optim: dict[str, Any] = {}
-    train: dict[str, Any] = {}
+    init: dict[str, PathText] = Field(default={"student": "pretrain"})
+    # role -> scratch | pretrain | file:PATH | name of a stage of the same recipe
+    knobs: dict[str, Any] = Field(default={})
+    weights: dict[str, float] = Field(default={})
+    network: dict[str, Any] = Field(default={})
+    optim: dict[str, Any] = Field(default={})
+    train: dict[str, Any] = Field(default={})
 
 
 class Recipe(Model):
@@ -259,197 +257,40 @@ class Params(Model):
             ("pretrain.dataset", self.pretrain.dataset),
         ):
             require_known(path, name, self.datasets)
-        for index, name in enumerate(self.run):
-            require_known(f"run.{index}", name, self.recipes)
-        for path, split in (("evaluate.monitor", self.evaluate.monitor), ("evaluate.report", self.evaluate.report)):
-            if split is not None:
-                require_known(path, split, self.datasets[self.task.target.dataset].splits())
+        refuse_twice("seeds", self.seeds)
+        refuse_twice("run", self.run)
+        for path, name in (
+            *((f"run.{index}", name) for index, name in enumerate(self.run)),
+            ("report.baseline", self.report.baseline),
+            ("report.oracle", self.report.oracle),
+        ):
+            require_known(path, name, self.recipes)
+        return self
+
+    @model_validator(mode="after")
+    def _splits_exist(self) -> "Params":
+        source, target, pretrain = self.task.source.dataset, self.task.target.dataset, self.pretrain.dataset
+        for path, name, split, labelled in (
+            ("task.source.dataset", source, "train", True),
+            ("task.target.dataset", target, "train", False),
+            ("pretrain.dataset", pretrain, "train", True),
+            ("evaluate.monitor", target, self.evaluate.monitor, True),
+            ("evaluate.report", target, self.evaluate.report, True),
+        ):
+            dataset = self.datasets[name]
+            if split is not None and split not in dataset.splits():
+                raise ValueError(f"{path}: data set '{name}' has no split '{split}', only {dataset.splits()}")
+            if split is not None and labelled and not dataset.has_labels():
+                way_out = "set it to null to do without scores" if "evaluate" in path else "take another"
+                raise ValueError(
+                    f"{path}: the split '{split}' of data set '{name}' has no labels (datasets.{name}.labels is null); "
+                    f"{way_out}, or give the data set its labels"
+                )
         return self
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
-def require_known(path: str, name: str, known: Any) -> None:
-    """ValueError naming the key's path, what was found, what is there, and the nearest valid name."""
-    if name not in known:
-        near = difflib.get_close_matches(name, [str(entry) for entry in known], n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"{path}: '{name}' is not known{hint} Known: {', '.join(map(str, known))}")
-
-
-def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the entries of `over` laid upon it: mappings are merged key by key, everything else is replaced."""
-    merged = dict(copy.deepcopy(base))
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            # A data set or a view of another kind shares no keys with the one it replaces.
-            same_kind = "kind" not in value or value["kind"] == merged[key].get("kind")
-            merged[key] = overlay(merged[key], value) if same_kind else copy.deepcopy(dict(value))
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def validate(model: type[M], raw: Any, prefix: str = "") -> M:
-    """`raw` (plain data) as `model`. UserError with every wrong key's path, its value and what is allowed."""
-    try:
-        return model.model_validate_json(json.dumps(raw))
-    except (TypeError, ValueError) as error:
-        if not isinstance(error, ValidationError):
-            raise UserError(f"{prefix or 'parameters'}: only plain YAML values are allowed ({error})") from None
-        lines = [_describe(model, detail, prefix) for detail in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
-
-
-def _describe(model: type[BaseModel], detail: Any, prefix: str) -> str:
-    tags = {"toytown", "objects", "folder", "camvid"}
-    location = [part for part in detail["loc"] if part not in tags or part == detail["loc"][-1]]
-    path = ".".join(str(part) for part in [*filter(None, [prefix]), *location])
-    if detail["type"] == "extra_forbidden":
-        known = _fields_at(model, detail["loc"][:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(known)}"
-        return f"{path}: unknown key; {hint}"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "value_error":
-        return f"{path}: {message}" if path else message
-    found = "" if detail["type"] == "missing" else f", found {json.dumps(detail['input'])[:200]}"
-    return f"{path}: {message}{found}"
-
-
-def _fields_at(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """Field names of the model that the path leads to (through dicts, lists, optionals and tagged unions)."""
-    candidates: list[Any] = [model]
-
-    def models_in(annotation: Any) -> list[Any]:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            return [annotation]
-        return [found for part in get_args(annotation) for found in models_in(part)]
-
-    for part in location:
-        deeper = [m for c in candidates if part in c.model_fields for m in models_in(c.model_fields[part].annotation)]
-        tagged = [
-            c for c in candidates if "kind" in c.model_fields and part in get_args(c.model_fields["kind"].annotation)
-        ]
-        candidates = deeper or tagged or candidates
-    return sorted({name for c in candidates for name in c.model_fields})
-
-
-def load_params(params: Path, study: str | None = None) -> Params:
-    """The parameters of a study: params.yaml with `workflow/studies/<study>.yaml` laid upon it, validated.
-
-    Raises:
-        UserError: a file is missing, a key is unknown, a value has the wrong type or cannot work; every problem that
-            can be told at once is in the message.
-    """
-    raw = read_yaml(params)
-    if not isinstance(raw, dict):
-        raise UserError(f"{params}: expected a mapping of parameters, found {type(raw).__name__}")
-    study = study or str(raw.get("study", ""))
-    folder = params.parent / "workflow" / "studies"
-    path = folder / f"{study}.yaml"
-    if not path.is_file() or os.sep in study:
-        known = sorted(entry.stem for entry in folder.glob("*.yaml"))
-        near = difflib.get_close_matches(study, known, n=1)
-        raise UserError(
-            f"study: '{study}' has no file {path}" + (f"; did you mean '{near[0]}'?" if near else f"; known: {known}")
-        )
-    over = read_yaml(path) or {}
-    if not isinstance(over, dict):
-        raise UserError(f"{path}: expected a mapping of parameters, found {type(over).__name__}")
-    merged = overlay(raw, over) | {"study": study}
-    if isinstance(over.get("recipes"), dict):
-        merged["recipes"] = overlay(raw.get("recipes", {}), over["recipes"])
-    try:
-        resolved = validate(Params, merged)
-        check_methods(resolved)
-    except UserError as error:
-        raise UserError(f"{params} with {path}:\n{error}") from None
-    return resolved
-
-
-def check_methods(params: Params) -> None:
-    """Hold the knobs and weights of `methods` and every stage of the study's recipes against the methods' SPECs."""
-    from udaseg.methods import METHODS  # pays for torch's import, which reading a SPEC needs
-
-    for name, given in params.methods.items():
-        _known("methods", name, METHODS)
-        spec = METHODS[name].SPEC
-        validate(spec.Config, given.knobs, f"methods.{name}.knobs")
-        for term in given.weights:
-            _known(f"methods.{name}.weights", term, spec.weights)
-        missing = [term for term in spec.weights if term not in given.weights]
-        if missing:
-            raise UserError(f"methods.{name}.weights: no weight for the terms {missing}")
-    for name, recipe in params.recipes.items():
-        for stage_name, stage in recipe.stages.items():
-            path = f"recipes.{name}.stages.{stage_name}"
-            _known(f"{path}.method", stage.method, params.methods)
-            for term in stage.weights:
-                _known(f"{path}.weights", term, METHODS[stage.method].SPEC.weights)
-            for role, start in stage.init.items():
-                _known(f"{path}.init", role, METHODS[stage.method].SPEC.roles)
-                if not start.startswith("file:"):
-                    earlier = list(recipe.stages)[: list(recipe.stages).index(stage_name)]
-                    _known(f"{path}.init.{role}", start, ["scratch", "pretrain", "file:PATH", *earlier])
-            resolve_stage(params, stage, path)
-
-
-def _known(path: str, name: str, known: Any) -> None:
-    try:
-        require_known(path, name, known)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-class ResolvedStage(Model):
-    """A stage with everything filled in: what a training job needs beside data, seed and parents."""
-
-    method: str
-    knobs: dict[str, Any]
-    weights: dict[str, float]
-    network: Network
-    optim: Optim
-    train: Train
-
-
-def resolve_stage(params: Params, stage: Stage, path: str) -> ResolvedStage:
-    """Defaults of the parameters under the stage's own entries, validated. `path` names the stage in messages.
-
-    Raises:
-        UserError: an unknown knob or key, a wrong type, or a crop that does not fit into the scaled image.
-    """
-    from udaseg.methods import METHODS
-
-    spec = METHODS[stage.method].SPEC
-    defaults = params.methods[stage.method]
-    knobs = validate(spec.Config, {**defaults.knobs, **stage.knobs}, f"{path}.knobs")
-    weights = {term: float({**defaults.weights, **stage.weights}[term]) for term in spec.existing(knobs)}
-    stray = sorted(set(stage.weights) - set(weights))
-    if stray:
-        raise UserError(f"{path}.weights: the terms {stray} do not exist with these knobs; there are {sorted(weights)}")
-
-    def laid(model: type[Any], base: BaseModel, key: str) -> Any:
-        return validate(model, overlay(base.model_dump(mode="json"), getattr(stage, key)), f"{path}.{key}")
-
-    train = laid(Train, params.train, "train")
-    labelled = params.task.target if spec.labelled == "target" else params.task.source
-    check_crop(f"{path}.train.source.crop", train.source, labelled.size)
-    check_crop(f"{path}.train.target.crop", train.target, params.task.target.size)
-    return ResolvedStage(
-        method=stage.method,
-        knobs=knobs.model_dump(mode="json"),
-        weights=weights,
-        network=laid(Network, params.network, "network"),
-        optim=laid(Optim, params.optim, "optim"),
-        train=train,
-    )
-
-
-def check_crop(path: str, view: View, size: Size) -> None:
-    """UserError when the crop is larger than an image of `size`; a scaled-down image may be, and is then padded."""
-    if view.scale[0] > view.scale[1]:
-        raise UserError(f"{path.removesuffix('crop')}scale: {list(view.scale)} is empty; give [low, high]")
-    if view.crop[0] > size[0] or view.crop[1] > size[1]:
-        raise UserError(f"{path}: {list(view.crop)} is larger than the image; allowed is at most its size, {list(size)}")
+def refuse_twice(path: str, entries: Sequence[Any]) -> None:
+    """ValueError when an entry stands in the list more than once."""
+    twice = [entry for index, entry in enumerate(entries) if entry in entries[:index]]
+    if twice:
+        raise ValueError(f"{path}: names {twice[0]} twice")

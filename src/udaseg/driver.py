@@ -2,19 +2,23 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from udaseg.config import load_params
+from udaseg.parameters import load_params
 from udaseg.plan import STATE, Plan, make_plan, write_specs
 from udaseg.runs import locked
 
-LOOKING = {"-n", "--dry-run", "--dryrun", "--report", "--dag", "--rulegraph", "--filegraph", "--summary", "--lint", "-l"}
+# Options of Snakemake that only look, -n also among other letters (-np).
+LOOKING = re.compile(
+    r"-[FfkpqO]*n|--dry-?run|--(detailed-)?summary|-[SDl]|--list.*|--(dag|d3dag|rulegraph|filegraph|lint|report)(=.*)?"
+)
 _held = contextlib.ExitStack()  # for the life of the driver; the kernel frees the lock however it ends
 
 
 def open_study(study: str | None, arguments: Sequence[str], main_process: bool) -> Plan:
-    """The plan of a study, with its specs written. The process that runs the jobs holds the workflow's lock from here on.
+    """The plan of a study, with its specs written. The process that schedules the jobs holds the workflow's lock.
 
     Args:
         study: as in `--config study=NAME`; None: the one that params.yaml names.
@@ -25,7 +29,7 @@ def open_study(study: str | None, arguments: Sequence[str], main_process: bool) 
         UserError: wrong parameters, or another Snakemake works in this folder.
     """
     plan = make_plan(load_params(Path("params.yaml"), study))
-    if main_process and not LOOKING.intersection(argument.split("=")[0] for argument in arguments):
+    if main_process and not any(LOOKING.fullmatch(argument) for argument in arguments):
         message = "another snakemake works in this folder; wait for it, or stop it and start this command again"
         _held.enter_context(locked(STATE / "snakemake.lock", message))
         _forget_pending(Path(plan.tracking_note))
@@ -37,4 +41,3 @@ def _forget_pending(note: Path) -> None:
     """Remove the note of a tracking store that was down, so that its job is tried again."""
     if note.is_file() and json.loads(note.read_text())["status"] == "pending":
         note.unlink()
-

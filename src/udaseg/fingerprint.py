@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# Where jobs lie and how they are started says nothing about what they compute; parameters are hashed by value. The
-# contact sheet is for people: a nicer one makes no new data set.
+# Where jobs lie and how they are started says nothing about what they compute; parameters are hashed by value, and what
+# is fetched is checked file by file. The contact sheet is for people: a nicer one makes no new data set.
 PLUMBING = {
-    "cli", "config", "data.contact", "devices", "driver", "errors", "fingerprint", "plan", "runs", "specs", "tracking",
-    "verbs",
+    "cli", "config", "data.contact", "data.fetch", "devices", "driver", "errors", "fingerprint", "parameters", "plan",
+    "runs", "specs", "tracking", "validation", "verbs",
 }  # fmt: skip
 
 
@@ -65,7 +65,12 @@ def _imports(path: Path) -> tuple[str, ...]:
 
 @functools.cache
 def _module_digest(path: Path) -> str:
-    return hashlib.sha256("\n".join(_words(_tree(path))).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(_words(_tree(path))).encode())
+    # Templates and tables that a module reads lie beside it and begin with its name: page.html.j2, camvid_files.csv.
+    for beside in sorted(path.parent.glob(f"{path.stem}[._]*")):
+        if beside.is_file() and beside.suffix != ".py":
+            digest.update(beside.read_bytes())
+    return digest.hexdigest()
 
 
 def _words(node: ast.AST) -> Iterator[str]:

@@ -1,20 +1,24 @@
-"""Recipes x seeds -> jobs with their specs, folders and parents. Pure: reads parameters and source text, writes nothing.
+"""Recipes x seeds -> jobs with their specs, folders and parents. Pure: from parameters and source text alone.
 
 Snakemake's rules, the command line and the report only look things up here.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from udaseg.config import Params, ResolvedStage, Stage, check_crop, resolve_stage, validate
+from udaseg.config import CamvidData, Params, Scored, Stage
 from udaseg.errors import UserError
 from udaseg.fingerprint import fingerprint
+from udaseg.parameters import ResolvedStage, check_view, resolve_stage
 from udaseg.runs import MARKER, read_yaml, sha256, write_yaml
-from udaseg.specs import EvaluateSpec, PrepareSpec, ReportRun, ReportSpec, Spec, TrainSpec, digest
+from udaseg.specs import DownloadSpec, EvaluateSpec, PrepareSpec, ReportRun, ReportSpec, Spec, TrainSpec, digest
+from udaseg.validation import validate
 
 STATE = Path("state")
+DOWNLOADS = Path("data/downloads")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Job:
 
     @property
     def marker(self) -> str:
-        """The file whose existence says that the job is done."""
+        """The file, or folder that appears by rename, whose existence says that the job is done."""
+        if isinstance(self.spec, DownloadSpec):
+            return self.folder
         if isinstance(self.spec, PrepareSpec):
             return f"{self.folder}/set.json"
         if isinstance(self.spec, ReportSpec):
@@ -77,43 +83,49 @@ def make_plan(params: Params) -> Plan:
     """The plan of a study.
 
     Raises:
-        UserError: a data set does not fit its use (a split or labels that are not there, a crop that is too large).
+        UserError: a crop is larger than its images, or a weights file is not there.
     """
     plan = Plan(params.study)
-    source = plan.add(_prepare(params, params.task.source.dataset, params.task.source.size, params.task.classes))
-    target = plan.add(_prepare(params, params.task.target.dataset, params.task.target.size, params.task.classes))
-    _require_split(params, "task.source.dataset", params.task.source.dataset, "train")
-    _require_split(params, "task.target.dataset", params.task.target.dataset, "train")
-    runs = []
+    source = _prepare(params, plan, params.task.source.dataset, params.task.source.size, params.task.classes)
+    target = _prepare(params, plan, params.task.target.dataset, params.task.target.size, params.task.classes)
+    resolved = {
+        (name, stage_name): resolve_stage(params, stage, f"recipes.{name}.stages.{stage_name}")
+        for name in params.run
+        for stage_name, stage in params.recipes[name].stages.items()
+    }
+    runs: list[ReportRun] = []
+    ends: dict[str, Job] = {}
     for seed in params.seeds:
-        for recipe_name in params.run:
-            recipe = params.recipes[recipe_name]
+        for name in params.run:
+            recipe = params.recipes[name]
             stages: dict[str, Job] = {}
             for stage_name, stage in recipe.stages.items():
-                path = f"recipes.{recipe_name}.stages.{stage_name}"
-                label = f"{recipe_name}.{stage_name} seed={seed}"
-                resolved = resolve_stage(params, stage, path)
-                job = plan.add(_train(params, plan, stage, resolved, stages, (source, target), seed, label))
+                settings = resolved[name, stage_name]
+                label = f"{name}.{stage_name} seed={seed}"
+                job = plan.add(_train(params, plan, stage, settings, stages, (source, target), seed, label))
                 stages[stage_name] = job
-                evaluation = plan.add(_evaluate(params, job, resolved, target))
+                split = params.evaluate.report
+                evaluation = plan.add(_evaluate(params, job, settings, target, split)) if split else None
+                ends |= {end.folder: end for end in [evaluation or job]}
                 runs.append(
                     ReportRun(
-                        recipe=recipe_name,
+                        recipe=name,
                         title=recipe.title,
                         stage=stage_name,
                         final=stage_name == list(recipe.stages)[-1],
                         seed=seed,
                         run=job.folder,
-                        evaluation=evaluation.folder,
-                        overrides=_differences(params, resolved),
+                        evaluation=evaluation.folder if evaluation else None,
+                        overrides=_differences(settings),
                     )
                 )
-    plan.add(_report(params, runs, source, target, tuple(plan.of_kind("evaluate"))))
+    plan.add(_report(params, runs, source, target, tuple(ends.values())))
     return plan
 
 
-def _prepare(params: Params, name: str, size: tuple[int, int], classes: list[str]) -> Job:
+def _prepare(params: Params, plan: Plan, name: str, size: tuple[int, int], classes: list[str]) -> Job:
     dataset = params.datasets[name]
+    parents = (plan.add(_download(params, dataset)),) if isinstance(dataset, CamvidData) else ()
     draft = PrepareSpec(
         kind="prepare",
         folder="data",
@@ -124,13 +136,14 @@ def _prepare(params: Params, name: str, size: tuple[int, int], classes: list[str
         mirror=params.mirror,
         code=fingerprint("data.prepare", f"data.{dataset.kind}"),
     )
-    return Job(_at(draft, f"data/sets/{name}-{digest(draft)}"), label=f"data set {name}")
+    return plan.add(Job(_at(draft, f"data/sets/{name}-{digest(draft)}"), parents, f"data set {name}"))
 
 
-def _require_split(params: Params, path: str, name: str, split: str) -> None:
-    present = params.datasets[name].splits()
-    if split not in present:
-        raise UserError(f"{path}: data set '{name}' has no split '{split}', only {present}; name another data set")
+def _download(params: Params, dataset: CamvidData) -> Job:
+    from udaseg.data.camvid import FOLDER
+
+    spec = DownloadSpec(kind="download", folder=str(DOWNLOADS / FOLDER), dataset=dataset, mirror=params.mirror)
+    return Job(spec, label=f"archive of {dataset.kind}")
 
 
 def _train(
@@ -204,8 +217,8 @@ def _train_job(
         monitor=params.evaluate.monitor if target else None,
         code=training_code(resolved.method),
     )
-    differences = _differences(params, resolved)
-    words = f"{differences[:80]},seed={seed}" if differences else f"seed={seed}"
+    words = re.sub(r"[^A-Za-z0-9._,=+-]+", "-", _differences(resolved))[:80]
+    words = f"{words},seed={seed}" if words else f"seed={seed}"
     return Job(_at(draft, f"{place}/{resolved.method}/{words}-{digest(draft)}"), parents, label)
 
 
@@ -225,7 +238,7 @@ def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
     dataset = params.datasets[pretrain.dataset]
     from udaseg.data.objects import NAMES  # of the shapes
 
-    objects = plan.add(_prepare(params, pretrain.dataset, pretrain.size, list(NAMES)))
+    objects = _prepare(params, plan, pretrain.dataset, pretrain.size, list(NAMES))
     view = resolved.train.source.model_dump(mode="json") | {
         "batch": pretrain.batch, "crop": pretrain.crop, "scale": (0.75, 1.25), "flip": 0.5, "jitter": 0.0, "blur": 0.0,
     }  # fmt: skip
@@ -244,8 +257,7 @@ def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
             "optim": validate(type(resolved.optim), optim, "pretrain"),
         }
     )
-    check_crop("pretrain.crop", stage.train.source, pretrain.size)
-    _require_split(params, "pretrain.dataset", pretrain.dataset, "train")
+    check_view("pretrain", stage.train.source, pretrain)
     return plan.add(
         _train_job(
             params,
@@ -262,14 +274,13 @@ def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
     )
 
 
-def _evaluate(params: Params, run: Job, resolved: ResolvedStage, target: Job) -> Job:
-    assert isinstance(run.spec, TrainSpec)
+def _evaluate(params: Params, run: Job, resolved: ResolvedStage, target: Job, split: Scored) -> Job:
     draft = EvaluateSpec(
         kind="evaluate",
         folder=run.folder,
         run=run.folder,
         set=target.folder,
-        split=params.evaluate.report,
+        split=split,
         classes=params.task.classes,
         class_sets=params.task.class_sets,
         network=resolved.network,
@@ -281,7 +292,7 @@ def _evaluate(params: Params, run: Job, resolved: ResolvedStage, target: Job) ->
     return Job(_at(draft, f"{run.folder}/evaluate-{digest(draft)}"), (run, target), f"evaluation of {run.label}")
 
 
-def _report(params: Params, runs: list[ReportRun], source: Job, target: Job, evaluations: tuple[Job, ...]) -> Job:
+def _report(params: Params, runs: list[ReportRun], source: Job, target: Job, ends: tuple[Job, ...]) -> Job:
     spec = ReportSpec(
         kind="report",
         output=f"reports/{params.study}",
@@ -295,15 +306,15 @@ def _report(params: Params, runs: list[ReportRun], source: Job, target: Job, eva
         data={"source": source.folder, "target": target.folder},
         code=fingerprint("reports.build"),
     )
-    return Job(spec, evaluations, f"report of {params.study}")
+    return Job(spec, ends, f"report of {params.study}")
 
 
 def _at(spec: Any, folder: str) -> Any:
     return spec.model_copy(update={"folder": folder})
 
 
-def _differences(params: Params, resolved: ResolvedStage) -> str:
-    """Knobs and weights that are not the method's defaults, as `name=value` words for the folder's name."""
+def _differences(resolved: ResolvedStage) -> str:
+    """Knobs and weights that are not the method's defaults, as `name=value` words."""
     from udaseg.methods import METHODS
 
     spec = METHODS[resolved.method].SPEC

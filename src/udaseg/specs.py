@@ -8,24 +8,21 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from udaseg.config import (
-    DatasetSpec,
-    M,
-    Model,
-    Network,
-    Optim,
-    PathText,
-    Positive,
-    Protocol,
-    Size,
-    Split,
-    Train,
-    validate,
-)
+from udaseg.config import CamvidData, DatasetSpec, Network, Optim, PathText, Positive, Protocol, Scored, Size, Train
 from udaseg.errors import UserError
 from udaseg.runs import read_yaml
+from udaseg.validation import M, Model, validate
 
 HASH_DIGITS = 10
+
+
+class DownloadSpec(Model):
+    """Fetch a data set's archive, verify it and unpack it."""
+
+    kind: Literal["download"]
+    folder: PathText  # data/downloads/<name of the set>-<version of the archive>
+    dataset: CamvidData
+    mirror: PathText | None
 
 
 class PrepareSpec(Model):
@@ -58,7 +55,7 @@ class TrainSpec(Model):
     network: Network
     optim: Optim
     train: Train
-    monitor: Split | None
+    monitor: Scored | None
     code: str
 
 
@@ -69,7 +66,7 @@ class EvaluateSpec(Model):
     folder: PathText  # <run>/evaluate-<hash>
     run: PathText
     set: PathText
-    split: Split
+    split: Scored
     classes: list[str]
     class_sets: dict[str, list[str]]
     network: Network
@@ -86,7 +83,7 @@ class ReportRun(Model):
     final: bool
     seed: int
     run: PathText
-    evaluation: PathText
+    evaluation: PathText | None  # None: nothing is scored in this study
     overrides: str
 
 
@@ -106,7 +103,7 @@ class ReportSpec(Model):
     code: str
 
 
-Spec = PrepareSpec | TrainSpec | EvaluateSpec | ReportSpec
+Spec = DownloadSpec | PrepareSpec | TrainSpec | EvaluateSpec | ReportSpec
 NOT_HASHED = {"folder", "output", "mirror"}
 
 

@@ -32,7 +32,7 @@ from udaseg.runs import write_bytes, write_json
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-STORE = "sqlite:///mlflow.db"  # what `mlflow ui` opens in this folder when it is told nothing
+STORE = "mlflow.db"  # the SQLite file that `mlflow ui` opens in the working directory when it is told nothing
 ENVIRONMENT = {  # laid under what the user has set
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -79,7 +79,7 @@ def track(spec_path: Path, note: Path) -> None:
     records = {record.key: record for record in (make_record(report, run) for run in finished)}
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or STORE
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(STORE).absolute()}"
     try:
         probe(uri)
         send_all(uri, report.study, records)

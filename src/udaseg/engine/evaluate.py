@@ -10,11 +10,12 @@ import torch
 from udaseg.config import Protocol
 from udaseg.data.images import write_png
 from udaseg.data.prepared import PreparedSet
+from udaseg.engine.environment import make_exact
 from udaseg.engine.metrics import confusion_matrix, scores
 from udaseg.engine.predict import load_predictor, predict_scores, to_tensor
-from udaseg.errors import UserError
+from udaseg.engine.sets import require_finished
 from udaseg.nets.base import SegmentationNet
-from udaseg.runs import is_whole, read_json, write_json
+from udaseg.runs import read_json, write_json
 from udaseg.specs import EvaluateSpec
 
 
@@ -39,10 +40,9 @@ def predictions(
 
 def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:
     """Score the last and the best weights of a run; write metrics.json and the first predictions into `build`."""
-    torch.set_num_threads(spec.threads)
+    make_exact(spec.threads, device)
     run, prepared = Path(spec.run), PreparedSet(Path(spec.set))
-    if not is_whole(run):
-        raise UserError(f"{run}: not a finished run (run.json missing or a file damaged); train it first")
+    require_finished(run, [prepared])
     result = read_json(run / "result.json")
     pictures = set(prepared.names(spec.split)[: spec.pictures])
     scored: dict[str, Any] = {}

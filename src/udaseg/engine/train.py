@@ -1,10 +1,7 @@
-"""The one training loop. A method yields named loss terms; everything else of a step is done here."""
+"""The one training loop, for all methods: what a run starts from, its history, its checkpoints and its result."""
 
-import math
-import os
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +10,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from udaseg.data.prepared import PreparedSet
-from udaseg.data.streams import Batch, Streams, batches
+from udaseg.data.streams import Streams, batches
 from udaseg.engine.checkpoint import load_resume, load_tensors, save_resume, save_tensors
+from udaseg.engine.cost import Cost
+from udaseg.engine.environment import make_exact
 from udaseg.engine.evaluate import predictions
 from udaseg.engine.metrics import confusion_matrix, scores
-from udaseg.engine.optimisers import Optimisers, rate_factor, scale_rates
 from udaseg.engine.predict import PLAIN
+from udaseg.engine.sets import fingerprints, open_sets, require_finished, require_same
+from udaseg.engine.step import Stepper
 from udaseg.errors import UserError
-from udaseg.methods.base import Context, Method, MethodSpec, Step
+from udaseg.methods.base import Context, Method
 from udaseg.nets.weights import file_weights, imagenet_weights
-from udaseg.runs import append_line, read_json, read_lines, sha256, write_json, write_text
-from udaseg.seeding import seed_for
+from udaseg.runs import append_line, read_lines, sha256, write_json, write_text
 from udaseg.specs import TrainSpec
 
 
@@ -35,195 +34,139 @@ class Training:
         method: the method's class.
         state: folder of the run's checkpoints and of its growing result; what lies there is gone on from.
         device: where to train.
+
+    Raises:
+        UserError: a weight, a prepared set or the initial weights do not fit the run.
     """
 
     def __init__(self, spec: TrainSpec, method: type[Method], state: Path, device: torch.device) -> None:
-        torch.set_num_threads(spec.train.threads)
+        make_exact(spec.train.threads, device)
+        method.SPEC.check(spec.weights)
         self.spec, self.state, self.device = spec, state, device
-        self.weights = method.SPEC.active(spec.weights)
-        self.context = _context(spec, method.SPEC, self.weights)
+        self.history = state / "build" / "history.jsonl"
+        self.sets = open_sets(spec)
+        self.context = Context(
+            knobs=method.SPEC.Config.model_validate(spec.knobs),
+            weights=method.SPEC.active(spec.weights),
+            classes=spec.classes,
+            network=spec.network,
+            seed=spec.seed,
+            initial=_initial_weights(spec, self.sets.values()),
+        )
         self.method = method(self.context).to(device)
-        self.optimizers = self.method.optimizers(Optimisers(spec.optim))
-        self.sets = _open_sets(spec)
-        streams = method.SPEC.streams(spec.weights)
+        self.step = Stepper(spec, self.method, device)
         views = {"source": spec.train.source, "target": spec.train.target}
-        self.streams = Streams({name: self.sets[name] for name in streams}, views, spec.seed)
-        self.best: dict[str, Any] = {}
+        used = {stream: self.sets[stream] for stream in method.SPEC.streams(spec.weights)}
+        self.streams = Streams(used, views, spec.seed)
+        self.scored: dict[str, dict[str, Any]] = {}  # "last" and "best": iteration and score of the monitored split
         self.window: dict[str, dict[str, list[float]]] = {"terms": {}, "logs": {}}
 
     def run(self) -> None:
         """Train to the last iteration, from the newest sound checkpoint; afterwards `state/build` is the result."""
-        build, history = self.state / "build", self.state / "build" / "history.jsonl"
-        build.mkdir(parents=True, exist_ok=True)
-        first, extra = load_resume(self.state, self.method, self.optimizers)
-        self.best = extra.get("best", {})
-        # Lines from after the checkpoint will be written again.
-        lines = read_lines(history)[: extra["lines"]] if first else []
-        write_text(history, "")
-        for line in lines:
-            append_line(history, line)
-        cost = _Cost(self.state / "cost.json", first)
-        print(
-            f"{self.spec.folder}: iterations {first} to {self.spec.train.iterations} on {self.device}", file=sys.stderr
-        )
-        self.method.train()
-        train, accumulate = self.spec.train, self.spec.train.accumulate
-        source = batches(self.streams, first * accumulate, train.iterations * accumulate, train.workers)
-        bar = tqdm(
-            range(first, train.iterations), initial=first, total=train.iterations, disable=not sys.stderr.isatty()
-        )
-        for index in bar:
-            self.step(index, [next(source).to(self.device) for _ in range(accumulate)])
-            done = index + 1
-            if done % train.log_every == 0 or done == train.iterations:
-                self._log(done, history)
-            if self.spec.monitor and (done % train.monitor_every == 0 or done == train.iterations):
-                self._monitor(done, history)
-            if done % train.checkpoint_every == 0 and done < train.iterations:
-                count = len(read_lines(history))
-                save_resume(self.state, done, self.method, self.optimizers, {"best": self.best, "lines": count})
-                cost.note(done)
-        save_tensors(build / "model.safetensors", self.method.predictor().state_dict())
-        save_tensors(build / "state.safetensors", self.method.state_dict())
-        last = {"iteration": train.iterations, "monitor": self.best.get("last")}
-        result = {
-            "last": last,
-            "matched": self.context.matched,
-            "data": {n: s.fingerprint for n, s in self.sets.items()},
-        }
-        if self.best:
-            result["best"] = {"iteration": self.best["iteration"], "monitor": self.best["score"]}
-        write_json(build / "result.json", result)
-        cost.note(train.iterations)
-        write_json(build / "cost.json", cost.summary(self.device))
-
-    def step(self, index: int, micro_batches: list[Batch]) -> dict[str, float]:
-        """One optimisation step; returns the unweighted terms, the mean over the micro-batches.
-
-        Raises:
-            UserError: a term is not finite or was not declared; names it and the iteration. Checkpoints stay as they are.
-        """
         train = self.spec.train
-        # torchvision's transforms and dropout draw from the global generator.
-        torch.manual_seed(seed_for(self.spec.seed, "step.global", index))
-        generator = torch.Generator().manual_seed(seed_for(self.spec.seed, "step.generator", index))
-        step = Step(index, train.iterations, self.weights, generator)
-        factor = rate_factor(self.spec.optim, index, train.iterations)
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-            scale_rates(optimizer, factor)
-        found: dict[str, float] = {}
-        for batch in micro_batches:
-            carry = self._backward(batch, step, found)
-        for optimizer in self.optimizers.values():
-            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            if parameters:
-                if self.spec.optim.clip_gradient:
-                    torch.nn.utils.clip_grad_norm_(parameters, self.spec.optim.clip_gradient)
-                optimizer.step()
-        self.method.after_step(carry, step)
-        for name, value in found.items():
-            self.window["terms"].setdefault(name, []).append(value)
-        for name, logged in step.logs.items():
-            self.window["logs"].setdefault(name, []).append(float(logged))
-        return found
+        first, total = self._resume(), train.iterations
+        cost = Cost(self.state / "cost.json", first)
+        print(f"{self.spec.folder}: iterations {first} to {total} on {self.device}", file=sys.stderr)
+        self.method.train()
+        source = batches(self.streams, first * train.accumulate, total * train.accumulate, train.workers)
+        for index in tqdm(range(first, total), initial=first, total=total, disable=not sys.stderr.isatty()):
+            terms, logs = self.step(index, [next(source) for _ in range(train.accumulate)])
+            self._collect(terms, logs)
+            done = index + 1
+            if done % train.log_every == 0 or done == total:
+                self._log(done)
+            if self.spec.monitor and (done % train.monitor_every == 0 or done == total):
+                self._monitor(done)
+            if done % train.checkpoint_every == 0 and done < total:
+                self._checkpoint(done)
+                cost.note()
+        self._finish()
+        write_json(self.state / "build" / "cost.json", cost.summary(total, self.device))
 
-    def _backward(self, batch: Batch, step: Step, found: dict[str, float]) -> Any:
-        """Run the method's generator: one backward for each group of terms it yields. Returns what it returns."""
-        share = 1 / self.spec.train.accumulate
-        losses = self.method.losses(batch, step)
-        while True:
-            try:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"):
-                    terms = next(losses)
-            except StopIteration as stop:
-                return stop.value
-            undeclared = set(terms) - set(self.weights)
-            if undeclared:
+    def _resume(self) -> int:
+        """Load the newest sound checkpoint, cut the history back to it; return the number of finished iterations."""
+        first, extra = load_resume(self.state, self.method, self.step.optimizers)
+        lines = []
+        if first:
+            require_same(self.state, self.sets.values(), extra["data"])
+            self.scored = extra["scored"]
+            lines = read_lines(self.history)[: extra["lines"]]
+        write_text(self.history, "")
+        for line in lines:
+            append_line(self.history, line)
+        return first
+
+    def _checkpoint(self, done: int) -> None:
+        extra = {
+            "scored": self.scored,
+            "lines": len(read_lines(self.history)),
+            "data": fingerprints(self.sets.values()),
+        }
+        self._require_finite(done)
+        save_resume(self.state, done, self.method, self.step.optimizers, extra)
+
+    def _require_finite(self, done: int) -> None:
+        """A finite loss can have an infinite gradient: what it makes of the weights must replace no good checkpoint."""
+        for name, tensor in self.method.state_dict().items():
+            if not bool(tensor.isfinite().all()):
                 raise UserError(
-                    f"{self.spec.method}: yields {sorted(undeclared)}, active are only {sorted(self.weights)}"
+                    f"iteration {done}: '{name}' of {self.spec.method} is not finite any more; the last checkpoint is "
+                    "kept. Lower optim.lr, or set optim.clip_gradient"
                 )
-            total: Tensor | float = 0.0
-            for name, value in terms.items():
-                number = float(value.detach())
-                if not math.isfinite(number):
-                    raise UserError(
-                        f"iteration {step.index}: the loss term '{name}' of {self.spec.method} is {number}. The last "
-                        f"checkpoint in {self.state} is kept; lower optim.lr or the term's weight, or look at its inputs"
-                    )
-                found[name] = found.get(name, 0.0) + share * number
-                total = total + value * (self.weights[name] * share)
-            if isinstance(total, Tensor) and total.requires_grad:
-                total.backward()
-            del terms, total
 
-    def _log(self, done: int, history: Path) -> None:
+    def _collect(self, terms: Mapping[str, float], logs: Mapping[str, float]) -> None:
+        for kind, found in (("terms", terms), ("logs", logs)):
+            for name, value in found.items():
+                self.window[kind].setdefault(name, []).append(value)
+
+    def _log(self, done: int) -> None:
         """Append the window's means to the history and start a new window."""
         means = {
             kind: {name: sum(values) / len(values) for name, values in sorted(entries.items())}
             for kind, entries in self.window.items()
         }
-        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
-        append_line(history, {"iteration": done, **means, "lr": rates})
+        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.step.optimizers.items()}
+        append_line(self.history, {"iteration": done, **means, "lr": rates})
         words = " ".join(f"{name} {value:.4f}" for entries in means.values() for name, value in entries.items())
         if not sys.stderr.isatty():
             print(f"{done}/{self.spec.train.iterations} {words}", file=sys.stderr, flush=True)
         self.window = {"terms": {}, "logs": {}}
 
-    def _monitor(self, done: int, history: Path) -> None:
+    def _monitor(self, done: int) -> None:
         """Score the monitored split, note it, and keep the best weights. Nothing in training depends on it."""
         assert self.spec.monitor
-        classes = self.spec.classes
+        classes, net = self.spec.classes, self.method.predictor()
         total = sum(
             confusion_matrix(found, label, len(classes))
-            for _, found, label in predictions(
-                self.method.predictor(), self.sets["target"], self.spec.monitor, PLAIN, self.device
-            )
+            for _, found, label in predictions(net, self.sets["target"], self.spec.monitor, PLAIN, self.device)
         )
         headline = f"mIoU{len(classes)}"
         scored = scores(total, classes, {headline: classes})  # type: ignore[arg-type]
         score = scored["sets"][headline]
         line = {"split": self.spec.monitor, headline: score, "iou": scored["iou"]}
-        append_line(history, {"iteration": done, "monitor": line})
-        if not self.best or score > self.best["score"]:
-            self.best = {"iteration": done, "score": score}
-            save_tensors(self.state / "build" / "best.safetensors", self.method.predictor().state_dict())
-        self.best["last"] = score
+        append_line(self.history, {"iteration": done, "monitor": line})
+        self.scored["last"] = {"iteration": done, "monitor": score}
+        # Without any labelled pixel there is no score, and no best.
+        if score is not None and ("best" not in self.scored or score > self.scored["best"]["monitor"]):
+            self.scored["best"] = self.scored["last"]
+            save_tensors(self.state / "build" / "best.safetensors", net.state_dict())
+
+    def _finish(self) -> None:
+        """Write the final weights and what later jobs ask of a run."""
+        build, total = self.state / "build", self.spec.train.iterations
+        self._require_finite(total)
+        save_tensors(build / "model.safetensors", self.method.predictor().state_dict())
+        save_tensors(build / "state.safetensors", self.method.state_dict())
+        evaluated = self.sets.get("target", self.sets["source"])
+        result = {"last": {"iteration": total, "monitor": None}} | self.scored
+        result["matched"] = self.context.matched
+        result["data"] = {stream: prepared.fingerprint for stream, prepared in self.sets.items()}
+        result["input"] = list(evaluated.size)  # height and width to which images are resized before the network
+        write_json(build / "result.json", result)
 
 
-class _Cost:
-    """Seconds, memory and attempts of a run, over its interruptions. Apart from all that is compared."""
-
-    def __init__(self, path: Path, first: int) -> None:
-        before = read_json(path) if path.is_file() else {"seconds": 0.0, "attempts": 0}
-        self.path, self.started = path, time.monotonic()
-        self.seconds, self.attempts = before["seconds"] if first else 0.0, before["attempts"] + 1
-        self.iterations = first
-        write_json(path, {"seconds": self.seconds, "attempts": self.attempts})
-
-    def note(self, done: int) -> None:
-        self.iterations = done
-        write_json(self.path, {"seconds": self._total(), "attempts": self.attempts})
-
-    def _total(self) -> float:
-        return self.seconds + time.monotonic() - self.started
-
-    def summary(self, device: torch.device) -> dict[str, Any]:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {
-            "seconds": round(self._total(), 2),
-            "iterations": self.iterations,
-            "seconds_per_iteration": round(self._total() / self.iterations, 5),
-            "peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak,
-            "attempts": self.attempts,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-
-
-def _context(spec: TrainSpec, method: MethodSpec, weights: Mapping[str, float]) -> Context:
+def _initial_weights(spec: TrainSpec, sets: Iterable[PreparedSet]) -> dict[str, tuple[str, Mapping[str, Tensor]]]:
+    """Role -> where its initial weights are from, and the tensors; no entry for a network that starts from scratch."""
     initial: dict[str, tuple[str, Mapping[str, Tensor]]] = {}
     for role, start in spec.init.items():
         if start == "imagenet":
@@ -237,30 +180,6 @@ def _context(spec: TrainSpec, method: MethodSpec, weights: Mapping[str, float]) 
                 )
             initial[role] = (str(path), tensors)
         elif start != "scratch":
+            require_finished(Path(start), sets)
             initial[role] = (start, load_tensors(Path(start) / "model.safetensors"))
-    return Context(
-        knobs=method.Config.model_validate(spec.knobs),
-        weights=weights,
-        classes=spec.classes,
-        network=spec.network,
-        seed=spec.seed,
-        initial=initial,
-    )
-
-
-def _open_sets(spec: TrainSpec) -> dict[str, PreparedSet]:
-    sets = {"source": PreparedSet(Path(spec.source))}
-    if spec.target is not None:
-        sets["target"] = PreparedSet(Path(spec.target))
-    for prepared in sets.values():
-        if list(prepared.classes) != spec.classes:
-            raise UserError(f"{prepared.folder}: has the classes {prepared.classes}, the run's spec {spec.classes}")
-    if not sets["source"].labelled("train"):
-        raise UserError(f"{sets['source'].folder}: the split train has no labels, which {spec.method} learns from")
-    return sets
-
-
-def enable_determinism() -> None:
-    """Refuse operators without a deterministic form. Call before CUDA starts, where it needs an environment variable."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    return initial

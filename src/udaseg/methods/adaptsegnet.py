@@ -52,13 +52,13 @@ SPEC = MethodSpec(
     terms=lambda knobs: ["seg", "adv", "disc"] if knobs.levels == 1 else SPEC.weights,
     requires={"disc": ("adv", "adv_aux")},
     idle=lambda knobs, weights: {
-        prefix: f"the terms {terms} are off"
-        for prefix, terms in {
-            "net.aux_head.": ("seg_aux", "adv_aux"),
-            "discriminators.main.": ("adv",),
-            "discriminators.aux.": ("adv_aux",),
-        }.items()
-        if not any(term in weights for term in terms)
+        prefix: reason
+        for prefix, used, reason in (
+            ("net.aux_head.", "seg_aux" in weights or "adv_aux" in weights, "seg_aux and adv_aux are off"),
+            ("discriminators.main.", "adv" in weights and "disc" in weights, "adv or disc is off"),
+            ("discriminators.aux.", "adv_aux" in weights and "disc" in weights, "adv_aux or disc is off"),
+        )
+        if not used
     },
 )
 
@@ -67,8 +67,8 @@ class AdaptSegNet(Method):
     SPEC = SPEC
 
     def __init__(self, context: Context) -> None:
+        super().__init__(context, levels=context.knobs.levels)
         self.knobs: Config = context.knobs
-        super().__init__(context, levels=self.knobs.levels)
         self.discriminators = nn.ModuleDict()
         for index, level in enumerate(["main", "aux"][: self.knobs.levels]):
             self.discriminators[level] = context.build(

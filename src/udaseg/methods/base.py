@@ -8,6 +8,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from udaseg.errors import UserError
+from udaseg.nets.base import initialised_from
 from udaseg.nets.build import SegmentationNet, build_network
 from udaseg.nets.weights import load_weights
 from udaseg.ops.losses import cross_entropy, resize
@@ -39,6 +41,7 @@ class MethodSpec:
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # a term that serves others only
     idle: Callable[[Any, Mapping[str, float]], Mapping[str, str]] = lambda knobs, weights: {}
     """(knobs, weights) -> prefix of parameters that by design get no gradient: the reason."""
+    always: tuple[str, ...] = ("seg",)  # terms that cannot be turned off: without them nothing is learnt
     labelled: Literal["source", "target"] = "source"  # the domain whose labels the source stream carries
     roles: tuple[str, ...] = ("student",)  # networks with initial weights of their own
 
@@ -51,6 +54,12 @@ class MethodSpec:
         """Terms with a weight other than 0, without those that only serve terms that are off."""
         on = {name: weight for name, weight in weights.items() if weight != 0}
         return {name: weight for name, weight in on.items() if self._served(name, on)}
+
+    def check(self, weights: Mapping[str, float]) -> None:
+        """UserError when a term that cannot be turned off has the weight 0."""
+        off = [name for name in self.always if not weights.get(name)]
+        if off:
+            raise UserError(f"weights.{off[0]}: 0 would turn off what {self.name} learns from; give a positive weight")
 
     def _served(self, name: str, on: Mapping[str, float]) -> bool:
         return name not in self.requires or any(other in on for other in self.requires[name])
@@ -92,8 +101,7 @@ class Context:
 
     def build(self, make: Callable[[], nn.Module], purpose: str, index: int = 0) -> Any:
         """A module whose random initial weights come from (seed, purpose, index), whatever was built before it."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, f"init.{purpose}", index))
+        with initialised_from(seed_for(self.seed, f"init.{purpose}", index)):
             return make()
 
 
@@ -105,15 +113,15 @@ class Step:
         self.progress = index / total  # in [0, 1)
         self.generator = generator  # on the CPU, seeded anew for every step
         self.weights = weights
-        self.logs: dict[str, Tensor | float] = {}
+        self.logs: dict[str, list[Tensor | float]] = {}
 
     def active(self, term: str) -> bool:
         """Whether the term has a weight other than 0 (and whatever it serves has)."""
         return term in self.weights
 
     def log(self, name: str, value: Tensor | float) -> None:
-        """Note a diagnostic; the engine averages it over its logging window."""
-        self.logs[name] = value.detach() if isinstance(value, Tensor) else value
+        """Note a diagnostic; the engine averages it over the step's batches and its logging window."""
+        self.logs.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
 
 
 class Method(nn.Module):
@@ -130,7 +138,11 @@ class Method(nn.Module):
         self.net = context.build_net(levels=levels)
 
     def losses(self, batch: "Batch", step: Step) -> Generator[Terms, None, Any]:
-        """Yield groups of named terms, unweighted; each yield is one backward. Return what `after_step` needs."""
+        """Yield groups of named terms, unweighted; each yield is one backward. Return what `after_step` needs.
+
+        Only active terms are yielded. With several batches a step this runs once for each of them, and `after_step`
+        once, with what the last one returned.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not say its losses")
 
     def after_step(self, carry: Any, step: Step) -> None:

@@ -53,9 +53,8 @@ class Aspp(nn.Module):
     def __init__(self, channels: int, classes: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.ModuleList()
-        for (
-            dilation
-        ) in dilations:  # each is drawn whole before the next, so that fewer branches start from the same weights
+        # Each branch is drawn whole before the next, so that fewer of them start from the same weights.
+        for dilation in dilations:
             branch = nn.Conv2d(channels, classes, 3, padding=dilation, dilation=dilation)
             nn.init.normal_(branch.weight, std=0.01)
             self.branches.append(branch)

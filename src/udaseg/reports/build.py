@@ -41,7 +41,7 @@ def build_report(spec_path: Path) -> None:
         else:
             shown[name] = page.Picture(name, caption, "image/svg+xml", files["svg"])
     for kind in ("tables", "figures"):
-        for path in (report.output / kind).iterdir():
+        for path in (report.output / kind).glob("*"):
             if path not in written:
                 path.unlink()
     write_text(report.output / "index.html", page.render(report, made, shown))

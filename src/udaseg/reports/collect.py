@@ -33,7 +33,7 @@ class Run:
     folder: Path
     evaluation: Path | None  # None: this stage is not evaluated
     status: Status
-    id: str  # of the run's folder, and "+" its evaluation's; "" unless finished
+    id: str  # the run's, and "+" its evaluation's hashed name where it has one; "" unless trained
     spec: dict[str, Any]
     evaluation_spec: dict[str, Any]
     cost: dict[str, Any]
@@ -163,7 +163,7 @@ def _read_run(entry: dict[str, Any], several: bool) -> Run:
     marker: dict[str, Any] = read_json(folder / "run.json") if trained else {"id": "", "files": {}}
     run_id = marker["id"]
     if status == "finished" and evaluation is not None:
-        run_id += "+" + read_json(evaluation / "run.json")["id"]
+        run_id += f"+{evaluation.name}"
     overrides = entry.get("overrides") or ""
     return Run(
         recipe=entry["recipe"],

@@ -228,7 +228,7 @@ def small_multiples(
         return None
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH if columns > 1 else 5.0, 1.95 * rows + 0.6))
+    figure = Figure(figsize=(WIDTH, (1.95 if columns > 1 else 2.4) * rows + 0.6))
     grid = figure.subplots(rows, columns, squeeze=False)
     cycle = [
         {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index // len(COLOURS) % len(LINES)]}

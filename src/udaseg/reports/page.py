@@ -13,8 +13,8 @@ from udaseg.reports.tables import Table, protocol_notes
 from udaseg.runs import read_json
 
 PRETRAINED = (
-    "Some networks started from weights that were pretrained within this project ({runs}). On toytown, these pretrained "
-    "weights of the small network play the part of ImageNet weights."
+    "Some networks started from weights that were pretrained within this project ({runs}). On toytown, these "
+    "pretrained weights of the small network play the part of ImageNet weights."
 )
 
 
@@ -50,7 +50,6 @@ def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) ->
         pretrained=pretrained_note(report),
         finished=sum(run.status == "finished" for run in report.runs if run.final),
         planned=sum(run.final for run in report.runs),
-        seeds=sorted({run.seed for run in report.runs if run.final}),
         data=[data_facts(role, folder) for role, folder in report.data.items()],
         runs=[run_facts(report, run) for run in runs],
     )

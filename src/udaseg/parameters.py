@@ -1,0 +1,160 @@
+"""The only reader of parameters: params.yaml with a study's overlay, held against the model and the methods' SPECs.
+
+What it refuses, it refuses before any job starts.
+"""
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from udaseg.config import DomainUse, Network, Optim, Params, Pretrain, Stage, Train, View
+from udaseg.errors import UserError
+from udaseg.runs import read_yaml
+from udaseg.validation import M, Model, require_known, suggestion, validate
+
+# Mappings whose entries belong together: a study that gives one gives all of it.
+WHOLE = {"class_map", "class_sets", "counts", "lists"}
+
+
+def load_params(params: Path, study: str | None = None) -> Params:
+    """The parameters of a study: params.yaml with `workflow/studies/<study>.yaml` laid upon it, validated.
+
+    Raises:
+        UserError: a file is missing, a key is unknown, a value has the wrong type or cannot work; every problem that
+            can be told at once is in the message.
+    """
+    raw = _mapping(params)
+    study = str(study or raw.get("study", ""))
+    folder = params.parent / "workflow" / "studies"
+    path = folder / f"{study}.yaml"
+    if not path.is_file() or os.sep in study:
+        known = sorted(entry.stem for entry in folder.glob("*.yaml"))
+        raise UserError(f"study: '{study}' has no file {path}; {suggestion(study, known)}")
+    merged = overlay(raw, _mapping(path)) | {"study": study}
+    try:
+        resolved = validate(Params, merged)
+        _check_methods(resolved)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{params} with {path}:\n{error}") from None
+    return resolved
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_yaml(path) or {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of parameters, found {type(content).__name__}")
+    return content
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `over` laid upon it: mappings are merged key by key, everything else is replaced.
+
+    A data set of another kind shares no keys with the one it replaces; neither do the mappings named in `WHOLE`.
+    """
+    merged = dict(copy.deepcopy(base))
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and key not in WHOLE and _same_kind(old, value):
+            merged[key] = overlay(old, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return "kind" not in new or new["kind"] == old.get("kind")
+
+
+def _check_methods(params: Params) -> None:
+    """Hold the knobs and weights of `methods` and every stage of the recipes against the methods' SPECs.
+
+    Raises UserError, or ValueError for a name that is not known.
+    """
+    from udaseg.methods import METHODS  # pays for torch's import, which reading a SPEC needs
+
+    for name, given in params.methods.items():
+        require_known("methods", name, METHODS)
+        spec = METHODS[name].SPEC
+        validate(spec.Config, given.knobs, f"methods.{name}.knobs")
+        for term in given.weights:
+            require_known(f"methods.{name}.weights", term, spec.weights)
+        missing = [term for term in spec.weights if term not in given.weights]
+        if missing:
+            raise UserError(f"methods.{name}.weights: no weight for the terms {missing}")
+    for name, recipe in params.recipes.items():
+        for stage_name, stage in recipe.stages.items():
+            path = f"recipes.{name}.stages.{stage_name}"
+            require_known(f"{path}.method", stage.method, params.methods)
+            spec = METHODS[stage.method].SPEC
+            for term in stage.weights:
+                require_known(f"{path}.weights", term, spec.weights)
+            for role, start in stage.init.items():
+                require_known(f"{path}.init", role, spec.roles)
+                if not start.startswith("file:"):
+                    earlier = list(recipe.stages)[: list(recipe.stages).index(stage_name)]
+                    require_known(f"{path}.init.{role}", start, ["scratch", "pretrain", "file:PATH", *earlier])
+            resolve_stage(params, stage, path)
+            target = params.task.target.dataset
+            if name in params.run and spec.labelled == "target" and not params.datasets[target].has_labels():
+                raise UserError(
+                    f"run: recipe '{name}' learns from labels of the target, but data set '{target}' has none "
+                    f"(datasets.{target}.labels is null); take '{name}' out of run, or give the data set its labels"
+                )
+
+
+class ResolvedStage(Model):
+    """A stage with everything filled in: what a training job needs beside data, seed and parents."""
+
+    method: str
+    knobs: dict[str, Any]
+    weights: dict[str, float]
+    network: Network
+    optim: Optim
+    train: Train
+
+
+def resolve_stage(params: Params, stage: Stage, path: str) -> ResolvedStage:
+    """Defaults of the parameters under the stage's own entries, validated. `path` names the stage in messages.
+
+    Raises:
+        UserError: an unknown knob or key, a wrong type, or a crop that does not fit into the scaled image.
+    """
+    from udaseg.methods import METHODS
+
+    spec = METHODS[stage.method].SPEC
+    defaults = params.methods[stage.method]
+    knobs = validate(spec.Config, overlay(defaults.knobs, stage.knobs), f"{path}.knobs")
+    weights = {term: float({**defaults.weights, **stage.weights}[term]) for term in spec.existing(knobs)}
+    stray = sorted(set(stage.weights) - set(weights))
+    if stray:
+        raise UserError(f"{path}.weights: the terms {stray} do not exist with these knobs; there are {sorted(weights)}")
+
+    def laid(base: M, over: Mapping[str, Any], key: str) -> M:
+        return validate(type(base), overlay(base.model_dump(mode="json"), over), f"{path}.{key}") if over else base
+
+    train = laid(params.train, stage.train, "train")
+    labelled = params.task.target if spec.labelled == "target" else params.task.source
+    views = f"{path}.train" if stage.train else "train"
+    check_view(f"{views}.source", train.source, labelled)
+    check_view(f"{views}.target", train.target, params.task.target)
+    return ResolvedStage(
+        method=stage.method,
+        knobs=knobs.model_dump(mode="json"),
+        weights=weights,
+        network=laid(params.network, stage.network, "network"),
+        optim=laid(params.optim, stage.optim, "optim"),
+        train=train,
+    )
+
+
+def check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:
+    """UserError when the crop is larger than the training inputs; a scaled-down image may be smaller, and is padded."""
+    if view.scale[0] > view.scale[1]:
+        raise UserError(f"{path}.scale: {list(view.scale)} is empty; give [low, high]")
+    if view.crop[0] > use.size[0] or view.crop[1] > use.size[1]:
+        raise UserError(
+            f"{path}.crop: {list(view.crop)} is larger than the images; allowed is at most the size to which data set "
+            f"'{use.dataset}' is resized, {list(use.size)}"
+        )

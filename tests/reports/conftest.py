@@ -1,0 +1,24 @@
+"""A fabricated study, made once; tests that change it copy it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from fabricate import fabricate
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Root of a study in which every run is finished, and its spec's path relative to it."""
+    root = tmp_path_factory.mktemp("study")
+    spec = fabricate(root, recipes=("source_only", "dann", "adaptsegnet_multi", "oracle"), iterations=200)
+    return root, spec
+
+
+@pytest.fixture
+def study(finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh copy of the finished study as the working directory; the path of its spec."""
+    root, spec = finished
+    shutil.copytree(root, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return spec
