@@ -1,4 +1,6 @@
-"""The workflow: download -> prepare -> train -> evaluate -> report, and tracking beside it. The rules only look things up in the plan.
+"""The workflow: download -> prepare -> train -> evaluate -> report, and tracking beside it.
+
+The rules only look things up in the plan.
 
     snakemake --cores all --resources gpu=4
     snakemake --cores all --config study=toytown
@@ -29,6 +31,9 @@ def spec(folder):
     return PLAN.jobs[folder].spec_path
 
 
+report: "workflow/report/workflow.rst"
+
+
 wildcard_constraints:
     archive=r"[^/]+",
     set=r"[^/]+",
@@ -39,6 +44,7 @@ wildcard_constraints:
 rule all:
     input:
         [job.marker for job in PLAN.jobs.values()],
+        f"{PLAN.report.folder}/index.html",
         PLAN.tracking_note,
 
 

@@ -12,7 +12,7 @@ from udaseg.runs import locked
 
 # Options of Snakemake that only look, -n also among other letters (-np).
 LOOKING = re.compile(
-    r"-[FfkpqO]*n|--dry-?run|--(detailed-)?summary|-[SDl]|--list.*|--(dag|d3dag|rulegraph|filegraph|lint|report)(=.*)?"
+    r"-[FfkpqO]*n[a-zA-Z]*|--dry-?run|--(detailed-)?summary|-[SDl]|--list.*|--(dag|d3dag|rulegraph|filegraph|lint|report)(=.*)?"
 )
 _held = contextlib.ExitStack()  # for the life of the driver; the kernel frees the lock however it ends
 
@@ -30,11 +30,16 @@ def open_study(study: str | None, arguments: Sequence[str], main_process: bool) 
     """
     plan = make_plan(load_params(Path("params.yaml"), study))
     if main_process and not any(LOOKING.fullmatch(argument) for argument in arguments):
-        message = "another snakemake works in this folder; wait for it, or stop it and start this command again"
-        _held.enter_context(locked(STATE / "snakemake.lock", message))
+        _held.enter_context(only_driver())
         _forget_pending(Path(plan.tracking_note))
     write_specs(plan)
     return plan
+
+
+def only_driver() -> contextlib.AbstractContextManager[None]:
+    """Holds the workflow's lock; UserError when another process does."""
+    message = "another snakemake works in this folder; wait for it, or stop it and start this command again"
+    return locked(STATE / "snakemake.lock", message)
 
 
 def _forget_pending(note: Path) -> None:

@@ -77,10 +77,10 @@ def _words(node: ast.AST) -> Iterator[str]:
     """The tree's node types, field names and constants in order; no positions, docstrings or empty fields."""
     yield type(node).__name__
     for name, value in ast.iter_fields(node):
-        if name in {"ctx", "kind", "type_comment", "type_ignores"} or value in (None, []):
-            continue
         if name == "body" and isinstance(value, list):
             value = [child for child in value if not _is_docstring(child)]
+        if name in {"ctx", "kind", "type_comment", "type_ignores"} or value in (None, []):
+            continue
         yield name
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, ast.AST):

@@ -339,10 +339,13 @@ def write_specs(plan: Plan) -> None:
 
 
 def unplanned(plans: list[Plan], root: Path) -> Iterator[Path]:
-    """Run, evaluation, prepared-set, state and spec folders below `root` that none of the plans has."""
-    planned = {job.folder for plan in plans for job in plan.jobs.values()}
-    for marker in sorted(
-        [*root.glob("results/*/*/*"), *root.glob("results/*/*/*/evaluate-*"), *root.glob("data/sets/*")]
-    ):
-        if marker.is_dir() and str(marker.relative_to(root)) not in planned:
-            yield marker
+    """Folders of prepared sets, runs and evaluations below `root` that none of the plans has.
+
+    The evaluations of a run that is not planned go with it and are not listed.
+    """
+    planned = {root / job.folder for plan in plans for job in plan.jobs.values()}
+    outer = [*root.glob("data/sets/*"), *root.glob("results/*/*/*")]
+    inner = [folder for run in outer if run in planned for folder in run.glob("evaluate-*")]
+    for folder in sorted([*outer, *inner]):
+        if folder.is_dir() and folder not in planned:
+            yield folder

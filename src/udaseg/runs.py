@@ -85,19 +85,32 @@ def is_whole(folder: Path) -> bool:
 
 
 def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
-    """Move every file of `build` into `folder`, then write the marker; `build` is gone afterwards.
+    """Put every file of `build` into `folder`, then write the marker; `build` is gone afterwards.
 
-    Killed in between, the folder has no marker and is not whole; the next attempt overwrites what lies there.
+    Killed in between, the folder has no marker and is not whole, and `build` still has everything that a resumed job
+    goes on from; the next attempt replaces what lies in the folder.
     """
     names = sorted(str(path.relative_to(build)) for path in build.rglob("*") if path.is_file())
     (folder / MARKER).unlink(missing_ok=True)
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(build / name, target)
+        _link(build / name, target)
     files = {name: sha256(folder / name) for name in names}
     write_json(folder / MARKER, {"id": run_id, "kind": kind, "files": files})
     shutil.rmtree(build)
+
+
+def _link(file: Path, target: Path) -> None:
+    """Put `file` at `target` as well: a second name where the file system has such, a copy otherwise."""
+    temporary = target.with_name(f".{target.name}.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(file, temporary)
+    except OSError:
+        shutil.copyfile(file, temporary)
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # where both were names of one file already, replacing leaves both
 
 
 @contextlib.contextmanager

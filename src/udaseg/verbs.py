@@ -4,6 +4,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,9 @@ def prepare(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Train one run, or go on with it; a finished one is left as it is."""
+    spec = read_spec(TrainSpec, options.spec)
     from udaseg.methods import METHODS
     from udaseg.plan import training_code
-
-    spec = read_spec(TrainSpec, options.spec)
 
     def work(state: Path, device: Any) -> None:
         from udaseg.engine.environment import describe
@@ -114,10 +114,12 @@ def _job(spec: TrainSpec | EvaluateSpec, code: str, work: Callable[[Path, Any], 
 
 
 def report(options: Namespace) -> None:
-    """Write a study's tables, figures and page, then the marker that says for which plan they were written."""
+    """Write a study's tables, figures and page, then the one marker that says for which plan they were written."""
     from udaseg.reports.build import build_report
 
     spec = read_spec(ReportSpec, options.spec)
+    for marker in (STATE / "reports").glob(f"{spec.study}-*.json"):
+        marker.unlink()  # of what is overwritten now: going back to an earlier plan must write its report again
     build_report(options.spec)
     write_text(STATE / "reports" / f"{spec.study}-{digest(spec)}.json", "{}\n")
     print(f"{spec.output}/index.html")
@@ -140,16 +142,19 @@ def predict(options: Namespace) -> None:
 
 def gc(options: Namespace) -> None:
     """List, or remove, folders of runs, evaluations and prepared sets that no study plans."""
+    from udaseg.driver import only_driver
     from udaseg.parameters import load_params
     from udaseg.plan import make_plan, unplanned
 
     studies = sorted(path.stem for path in (options.params.parent / "workflow" / "studies").glob("*.yaml"))
     plans = [make_plan(load_params(options.params, study)) for study in studies]
-    found = list(unplanned(plans, Path()))
-    for folder in found:
-        print(folder)
-        if options.delete:
-            shutil.rmtree(folder)
-            shutil.rmtree(STATE / folder, ignore_errors=True)
+    # What a job makes right now may be of parameters that have been edited since.
+    with only_driver() if options.delete else nullcontext():
+        found = list(unplanned(plans, Path()))
+        for folder in found:
+            print(folder)
+            if options.delete:
+                shutil.rmtree(folder)
+                shutil.rmtree(STATE / folder, ignore_errors=True)
     verb = "removed" if options.delete else "to remove with --delete"
     print(f"{len(found)} folders that none of the studies {', '.join(studies)} plans: {verb}")

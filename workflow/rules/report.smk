@@ -1,9 +1,25 @@
 rule report:
     # The report has fixed names, so that its existence is not its freshness: the marker's name holds the plan's hash.
+    # Which figures there are depends on what the study scores, so they are declared by the folder.
     input:
         ancient(parents(PLAN.report.folder)),
     output:
         PLAN.report.marker,
+        page=report(f"{PLAN.report.folder}/index.html", caption="../report/page.rst", category="Page"),
+        figures=report(
+            directory(f"{PLAN.report.folder}/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        tables=report(
+            directory(f"{PLAN.report.folder}/tables"),
+            patterns=["{table}.csv"],
+            caption="../report/tables.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
     params:
         spec=PLAN.report.spec_path,
     log:

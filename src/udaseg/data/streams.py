@@ -6,6 +6,7 @@ two methods of equal seed see the same images in the same views.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class Unlabelled:
 
     image: Tensor  # (B, 3, H, W) float32, RGB in [0, 1]
 
-    def to(self, device: torch.device) -> "Unlabelled":
+    def to(self, device: torch.device) -> Self:
         return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
@@ -59,10 +60,8 @@ class Streams(Dataset[Batch]):
         labelled = [self._sample("source", index, slot) for slot in self._slots("source")]
         target = [self._sample("target", index, slot)[0] for slot in self._slots("target")]
         return Batch(
-            source=Labelled(
-                torch.stack([image for image, _ in labelled]), torch.stack([label for _, label in labelled])
-            ),
-            target=Unlabelled(torch.stack(target) if target else torch.empty(0)),
+            source=Labelled(_stack([image for image, _ in labelled]), _stack([label for _, label in labelled])),
+            target=Unlabelled(_stack(target)),
         )
 
     def _slots(self, stream: str) -> range:
@@ -83,6 +82,10 @@ class Streams(Dataset[Batch]):
             return image, torch.empty(0)
         label, valid = geometry.apply(torch.from_numpy(prepared.label("train", name))[None], "nearest")
         return image, label[0].long().masked_fill(~valid, IGNORE)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors) if tensors else torch.empty(0)
 
 
 def batches(streams: Streams, first: int, last: int, workers: int) -> Iterator[Batch]:

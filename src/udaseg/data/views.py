@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.v2 import functional as colours
 
 from udaseg.config import View
 
@@ -60,7 +59,7 @@ def draw_geometry(view: View, size: tuple[int, int], generator: torch.Generator)
     """A random geometry for an image of `size` (height, width)."""
     random = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     factor = view.scale[0] + (view.scale[1] - view.scale[0]) * random[0]
-    resized = (round(size[0] * factor), round(size[1] * factor))
+    resized = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
 
     def offset(room: int, chance: float) -> int:
         # With less image than crop, `room` is negative and the image lies somewhere inside the crop.
@@ -72,6 +71,9 @@ def draw_geometry(view: View, size: tuple[int, int], generator: torch.Generator)
 
 def jitter_colours(image: Tensor, view: View, generator: torch.Generator) -> Tensor:
     """Random brightness, contrast, saturation, hue and blur of an image (3, H, W) in [0, 1], in this order."""
+    # Here, because every command that reads the methods' SPECs imports this module, and torchvision takes two seconds.
+    from torchvision.transforms.v2 import functional as colours
+
     random = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
     if view.jitter:
         brightness, contrast, saturation, hue = (view.jitter * (2 * chance - 1) for chance in random[:4])

@@ -80,7 +80,7 @@ def predict_files(
 def _probabilities(net: SegmentationNet, image: np.ndarray, size: tuple[int, int], device: torch.device) -> np.ndarray:
     """Class probabilities (C, H, W) float32 of an image (H, W, 3) uint8 that the network sees at `size`."""
     # As `data.prepare` does it: what is predicted for an evaluated image is what its score was computed from.
-    seen = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    seen = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
     native = (image.shape[0], image.shape[1])
     return predict_scores(net, to_tensor(seen).to(device), native, PLAIN).softmax(1)[0].cpu().numpy()
 

@@ -21,13 +21,15 @@ def make_exact(threads: int, device: torch.device) -> None:
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     torch.backends.cudnn.benchmark = False
     # Guards against reading memory that nobody wrote, and costs a pass over all that is allocated.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def describe(device: torch.device, threads: int, code: str) -> dict[str, Any]:
     """Content of env.json."""
     return {
-        "versions": {name: version(name) for name in ("udaseg", "torch", "torchvision", "numpy", "pillow", "safetensors")},
+        "versions": {
+            name: version(name) for name in ("udaseg", "torch", "torchvision", "numpy", "pillow", "safetensors")
+        },
         "python": platform.python_version(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),

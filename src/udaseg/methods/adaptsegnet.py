@@ -18,6 +18,7 @@ Differences from the released code
 from collections.abc import Generator
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
@@ -36,7 +37,7 @@ class Config(Knobs):
     discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4  # Adam, with the segmenter's schedule (paper 1e-4)
 
 
-SPEC = MethodSpec(
+SPEC: MethodSpec = MethodSpec(
     name="adaptsegnet",
     title="AdaptSegNet",
     Config=Config,
@@ -111,7 +112,7 @@ class AdaptSegNet(Method):
             }
             for level, losses in found.items():
                 step.log("domain_accuracy" if level == "main" else "domain_accuracy_aux", losses.accuracy)
-            yield {"disc": sum(losses.source + losses.target for losses in found.values())}
+            yield {"disc": torch.stack([losses.source + losses.target for losses in found.values()]).sum()}
 
     def optimizers(self, optim: OptimizerFactory) -> dict[str, Optimizer]:
         return super().optimizers(optim) | {

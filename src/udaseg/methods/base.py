@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from udaseg.errors import UserError
-from udaseg.nets.base import initialised_from
-from udaseg.nets.build import SegmentationNet, build_network
+from udaseg.nets.base import SegmentationNet, initialised_from
+from udaseg.nets.build import build_network
 from udaseg.nets.weights import load_weights
 from udaseg.ops.losses import cross_entropy, resize
 from udaseg.seeding import seed_for
@@ -158,5 +158,5 @@ class Method(nn.Module):
 
 
 def supervised(logits: Tensor, labelled: "Labelled") -> Tensor:
-    """Mean cross-entropy of `logits` (B, C, h, w), resized to the labels (B, H, W), over the pixels that have a label."""
+    """Mean cross-entropy over the labelled pixels of `logits` (B, C, h, w), resized to the labels (B, H, W)."""
     return cross_entropy(resize(logits, labelled.label.shape[-2:]), labelled.label)

@@ -2,8 +2,8 @@
 
 Ganin & Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015; Ganin et al., JMLR 2016.
 
-Loss: L_seg + L_domain, with L_domain the mean negative log-likelihood of the domain at every feature location, source and
-target averaged apart. The classifier minimises it; between it and the network the gradient is multiplied by
+Loss: L_seg + L_domain, with L_domain the mean negative log-likelihood of the domain at every feature location, source
+and target averaged apart. The classifier minimises it; between it and the network the gradient is multiplied by
 -reversal * lambda_p, where lambda_p = 2 / (1 + exp(-gamma p)) - 1 and p is the share of the training that is done.
 
 Differences from the paper

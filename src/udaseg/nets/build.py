@@ -14,8 +14,6 @@ from udaseg.seeding import seed_for
 if TYPE_CHECKING:
     from udaseg.config import Network
 
-__all__ = ["SegmentationNet", "build_network", "parameter_groups", "released_listings"]
-
 BACKBONES: dict[str, Callable[["Network"], Backbone]] = {
     "small": lambda spec: SmallBackbone(),
     "deeplabv2": lambda spec: ResNetBackbone(spec.depth),

@@ -3,7 +3,6 @@
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision.models import resnet50, resnet101
 
 from udaseg.nets.base import Backbone
 
@@ -21,6 +20,8 @@ class ResNetBackbone(Backbone):
 
     def __init__(self, depth: Literal[50, 101]) -> None:
         super().__init__()
+        from torchvision.models import resnet50, resnet101  # takes two seconds, which a plan need not wait for
+
         build = {50: resnet50, 101: resnet101}[depth]
         # Caffe-style ResNets, the field's, stride in a block's first 1x1 convolution and dilate every block of a stage.
         # torchvision, which we follow, strides in the 3x3 and leaves a stage's first block at the dilation of the stage

@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.models import ResNet50_Weights, ResNet101_Weights
 
 from udaseg.errors import UserError
 from udaseg.nets.base import SegmentationNet
@@ -74,6 +73,9 @@ def imagenet_weights(spec: "Network") -> dict[str, Tensor]:
         raise UserError(
             f"network.name: there are no ImageNet weights for '{spec.name}'; use init: pretrain, scratch or file:PATH"
         )
+    # Here, because it takes two seconds, which a plan need not wait for.
+    from torchvision.models import ResNet50_Weights, ResNet101_Weights
+
     weights = {50: ResNet50_Weights.IMAGENET1K_V1, 101: ResNet101_Weights.IMAGENET1K_V1}[spec.depth]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:

@@ -107,12 +107,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def output_space(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def output_space(logits: Tensor, size: tuple[int, ...]) -> Tensor:
     """What AdaptSegNet's discriminators see: class probabilities (B, C, *size) of the resized logits (B, C, h, w)."""
     return resize(logits, size).softmax(dim=1)
 
 
-def adversarial_loss(discriminator: nn.Module, logits: Tensor, size: tuple[int, int], kind: Kind = "vanilla") -> Tensor:
+def adversarial_loss(discriminator: nn.Module, logits: Tensor, size: tuple[int, ...], kind: Kind = "vanilla") -> Tensor:
     """Loss of the segmenter whose target predictions are to be taken for the source's (AdaptSegNet, CVPR 2018).
 
     Args:
@@ -133,8 +133,8 @@ class DiscriminatorLosses(NamedTuple):
 
 def discriminator_losses(
     discriminator: nn.Module,
-    source: tuple[Tensor, tuple[int, int]],
-    target: tuple[Tensor, tuple[int, int]],
+    source: tuple[Tensor, tuple[int, ...]],
+    target: tuple[Tensor, tuple[int, ...]],
     kind: Kind = "vanilla",
 ) -> DiscriminatorLosses:
     """Losses of the discriminator itself, halved as in AdaptSegNet's release; the predictions get no gradient.

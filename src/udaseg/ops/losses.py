@@ -29,7 +29,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORE).sum().clamp(min=1)
 
 
-def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(logits: Tensor, size: tuple[int, ...]) -> Tensor:
     """`logits` (B, C, h, w) bilinearly resized to (B, C, *size), corners aligned, as the field's papers do it."""
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits

@@ -1,0 +1,193 @@
+"""What every method promises the plan and the engine. A method in METHODS is covered without a line here.
+
+Points are the method's defaults and every choice, and every pair of choices, of its knobs with a fixed set of values.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations, product
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from tiny import batch, equal, stepper, steps, tensors, train_spec
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from udaseg.engine.checkpoint import load_resume, save_resume
+from udaseg.errors import UserError
+from udaseg.methods import METHODS
+from udaseg.methods.base import Knobs
+
+LATE = 90  # of 100 steps: past every schedule's start
+SMALL = {"hidden": 16, "width": 4}  # knobs that cost time and decide nothing that is tested here
+
+
+def choices(config: type[Knobs]) -> dict[str, list[Any]]:
+    """Knob -> the values other than its default, for knobs with a fixed set of them."""
+    found = {}
+    for name, field in config.model_fields.items():
+        values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        values = (True, False) if field.annotation is bool else values
+        found[name] = [value for value in values if value != field.default]
+    return {name: values for name, values in found.items() if values}
+
+
+def points(config: type[Knobs]) -> Iterator[dict[str, Any]]:
+    others = choices(config)
+    for count in (0, 1, 2):
+        for names in combinations(others, count):
+            for values in product(*(others[name] for name in names)):
+                yield dict(zip(names, values, strict=True))
+
+
+def title(method: str, knobs: dict[str, Any]) -> str:
+    return "-".join([method, *(f"{name}={value}" for name, value in knobs.items())])
+
+
+def small(method: str, knobs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in SMALL.items() if name in METHODS[method].SPEC.Config.model_fields} | knobs
+
+
+POINTS = [
+    pytest.param(method, small(method, knobs), id=title(method, knobs))
+    for method, kind in METHODS.items()
+    for knobs in points(kind.SPEC.Config)
+]
+# The same with all terms, and with each single one of those that can be turned off without its weight.
+WEIGHTED = [
+    pytest.param(*point.values, off, id=f"{point.id}-{'without ' + off if off else 'all'}")
+    for point in POINTS
+    for spec in [METHODS[point.values[0]].SPEC]
+    for off in [None, *(t for t in spec.existing(spec.Config(**point.values[1])) if t not in spec.always)]
+]
+
+
+def spec_of(method: str, knobs: dict[str, Any], off: str | None = None, **changes: Any) -> Any:
+    return train_spec(method, knobs=knobs, weights={off: 0.0} if off else {}, **changes)
+
+
+def needed(spec: Any) -> list[str]:
+    return METHODS[spec.method].SPEC.streams(spec.weights)
+
+
+def flops(spec: Any) -> int:
+    run = stepper(spec)
+    with FlopCounterMode(display=False) as counter:
+        run(LATE, [batch(0, needed(spec))])
+    return counter.get_total_flops()
+
+
+def test_every_choice_of_a_knob_is_met() -> None:
+    class Config(Knobs):
+        flag: bool = False
+        kind: Literal["a", "b", "c"] = "a"
+        rate: float = 1.0
+
+    assert choices(Config) == {"flag": [True], "kind": ["b", "c"]}
+    assert list(points(Config)) == [
+        {}, {"flag": True}, {"kind": "b"}, {"kind": "c"}, {"flag": True, "kind": "b"}, {"flag": True, "kind": "c"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_spec_holds_together(name: str) -> None:
+    spec = METHODS[name].SPEC
+    assert spec.name == name
+    assert set(spec.views) == set(spec.weights)
+    assert set().union(*spec.views.values()) <= {"source", "target"}
+    assert set(spec.always) <= set(spec.weights)
+    assert {*spec.requires, *(term for others in spec.requires.values() for term in others)} <= set(spec.weights)
+    assert all(weight > 0 for weight in spec.weights.values())
+    for term in spec.always:
+        with pytest.raises(UserError, match=f"weights.{term}"):
+            spec.check({**spec.weights, term: 0.0})
+
+
+@pytest.mark.parametrize(("method", "knobs", "off"), WEIGHTED)
+def test_terms_are_declared_and_finite_and_gradients_are_where_they_should_be(
+    method: str, knobs: dict[str, Any], off: str | None
+) -> None:
+    spec = spec_of(method, knobs, off)
+    declared = METHODS[method].SPEC
+    run = stepper(spec)
+    # Views that no active term needs are not in the batch, as in a run. A term that is not finite or not active raises.
+    terms, _ = run(LATE, [batch(0, needed(spec))])
+    assert list(terms) and set(terms) == set(declared.active(spec.weights))
+    assert off not in terms
+
+    idle = tuple(declared.idle(declared.Config.model_validate(spec.knobs), declared.active(spec.weights)))
+    for name, parameter in run.method.named_parameters():
+        if name.startswith(idle):
+            assert parameter.grad is None, f"{name} is declared idle"
+        elif parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.any(), f"{name} gets no gradient"
+
+
+@pytest.mark.parametrize(("method", "knobs", "off"), [point for point in WEIGHTED if point.values[2]])
+def test_weight_zero_takes_a_term_away_with_its_views_and_cost(method: str, knobs: dict[str, Any], off: str) -> None:
+    whole, without = spec_of(method, knobs), spec_of(method, knobs, off)
+    declared = METHODS[method].SPEC
+    active = declared.active(without.weights)
+    assert off not in active
+    assert needed(without) == sorted(set().union(*(declared.views[term] for term in active)))
+    assert flops(without) < flops(whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_supervised_term_falls_by_half_on_a_repeated_batch(method: str) -> None:
+    spec = spec_of(method, small(method, {}), optim={"lr": 3e-3, "schedule": "constant"})
+    run = stepper(spec)
+    repeated = [batch(0, needed(spec))]
+    values = [run(index, repeated)[0]["seg"] for index in range(30)]
+    assert values[-1] < values[0] / 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_two_and_two_steps_are_four_bit_by_bit(method: str, optimiser: str, tmp_path: Any) -> None:
+    spec = spec_of(method, small(method, {}), optim={"name": optimiser, "warmup_iterations": 3})
+    whole = stepper(spec)
+    steps(whole, 0, 4)
+
+    first = stepper(spec)
+    steps(first, 0, 2)
+    save_resume(tmp_path, 2, first.method, first.optimizers, {"note": "kept"})
+    second = stepper(spec, seed=1)  # other initial weights: all that counts must come from the checkpoint
+    assert load_resume(tmp_path, second.method, second.optimizers) == (2, {"note": "kept"})
+    steps(second, 2, 4)
+    assert equal(tensors(second.method), tensors(whole.method))
+
+
+@pytest.mark.parametrize(("method", "knobs"), POINTS)
+def test_all_tensors_of_a_method_are_in_its_state(method: str, knobs: dict[str, Any]) -> None:
+    run = stepper(spec_of(method, knobs))
+    steps(run, 0, 1)
+    saved = set(run.method.state_dict())
+    for prefix, module in run.method.named_modules():
+        for name, value in vars(module).items():
+            if not name.startswith("_"):  # torch's own tables of parameters, buffers and submodules
+                assert not list(held(value)), f"{prefix}.{name} holds a tensor outside the state"
+    # Constants may stay out: they are made anew, equal for every seed, and never change.
+    fresh = dict(stepper(spec_of(method, knobs), seed=1).method.named_buffers())
+    for name, buffer in run.method.named_buffers():
+        assert name in saved or torch.equal(buffer, fresh[name])
+
+
+def held(value: Any) -> Iterator[torch.Tensor]:
+    """Tensors inside plain containers."""
+    if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+        yield value
+    elif isinstance(value, dict):
+        yield from (tensor for entry in value.values() for tensor in held(entry))
+    elif isinstance(value, list | tuple | set):
+        yield from (tensor for entry in value for tensor in held(entry))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_rate_zero_the_predictors_parameters_stay(method: str) -> None:
+    spec = spec_of(method, small(method, {}))
+    spec = spec.model_copy(update={"optim": spec.optim.model_copy(update={"lr": 0.0})})
+    run = stepper(spec)
+    before = {name: parameter.clone() for name, parameter in run.method.predictor().named_parameters()}
+    steps(run, 0, 2)
+    assert equal(before, dict(run.method.predictor().named_parameters()))

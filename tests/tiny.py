@@ -1,0 +1,126 @@
+"""The smallest run that is one: its resolved spec, coloured blocks or a prepared set to train on, its stepper."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from udaseg.config import ObjectsData
+from udaseg.data.base import open_dataset
+from udaseg.data.objects import NAMES
+from udaseg.data.prepare import prepare
+from udaseg.data.streams import Batch, Labelled, Unlabelled
+from udaseg.engine.step import Stepper
+from udaseg.methods import METHODS
+from udaseg.methods.base import Context
+from udaseg.specs import TrainSpec
+from udaseg.validation import validate
+
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+CLASSES = ["road", "sky", "car"]
+VIEW = {"batch": 2, "crop": [64, 64], "scale": [1.0, 1.0], "flip": 0.5, "jitter": 0.0, "blur": 0.0}
+SPEC: dict[str, Any] = {
+    "kind": "train",
+    "folder": "results/tiny",
+    "seed": 0,
+    "source": "data/sets/source",
+    "target": "data/sets/target",
+    "classes": CLASSES,
+    "init": {"student": "scratch"},
+    "init_sums": {},
+    "network": {"name": "small", "depth": 50, "aspp": "paper", "norm": "train"},
+    "optim": {
+        "name": "adamw", "lr": 1e-3, "head_lr_factor": 1.0, "momentum": 0.9, "weight_decay": 0.0, "schedule": "poly",
+        "power": 0.9, "schedule_iterations": None, "warmup_iterations": 0, "backbone_lr_multiplicity": 1,
+        "clip_gradient": None,
+    },
+    "train": {
+        "iterations": 100, "source": VIEW, "target": VIEW, "accumulate": 1, "precision": "fp32", "threads": 1,
+        "workers": 0, "log_every": 1, "monitor_every": 2, "checkpoint_every": 2,
+    },
+    "monitor": None,
+    "code": "0",
+}  # fmt: skip
+
+
+def train_spec(method: str = "source_only", **changes: Any) -> TrainSpec:
+    """A spec with the method's defaults; mappings among the changes are laid upon those of `SPEC`."""
+    declared = METHODS[method].SPEC
+    knobs = declared.Config.model_validate(changes.pop("knobs", {}))
+    weights = {term: declared.weights[term] for term in declared.existing(knobs)} | changes.pop("weights", {})
+    content = SPEC | {"method": method, "knobs": knobs.model_dump(mode="json"), "weights": weights}
+    for key, value in changes.items():
+        content[key] = {**content[key], **value} if key in ("network", "optim", "train") else value
+    return validate(TrainSpec, content)
+
+
+def stepper(spec: TrainSpec, seed: int | None = None) -> Stepper:
+    """A new method of the spec and what steps it; `seed` gives it other initial weights than the spec's."""
+    method = METHODS[spec.method]
+    context = Context(
+        knobs=method.SPEC.Config.model_validate(spec.knobs),
+        weights=method.SPEC.active(spec.weights),
+        classes=spec.classes,
+        network=spec.network,
+        seed=spec.seed if seed is None else seed,
+    )
+    made = Stepper(spec, method(context), CPU)
+    made.method.train()
+    return made
+
+
+def batch(index: int, streams: Iterable[str] = ("source", "target"), size: int = 64) -> Batch:
+    """Two images a stream of blocks whose colours tell their class; the target's colours are others."""
+    source, label = _blocks(2 * index, size, [[0.8, 0.2, 0.2], [0.2, 0.8, 0.2], [0.2, 0.2, 0.8]])
+    target, _ = _blocks(2 * index + 1, size, [[0.9, 0.6, 0.4], [0.4, 0.6, 0.1], [0.3, 0.5, 0.9]])
+    nothing = torch.empty(0)
+    return Batch(
+        source=Labelled(source, label) if "source" in streams else Labelled(nothing, nothing),
+        target=Unlabelled(target if "target" in streams else nothing),
+    )
+
+
+def _blocks(seed: int, size: int, colours: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(len(colours), (2, size // 16, size // 16), generator=generator)
+    label = classes.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    image = torch.tensor(colours)[label].movedim(-1, 1)
+    noise = torch.randn(image.shape, generator=generator)
+    return (image + 0.1 * noise).clamp(0, 1), label
+
+
+def steps(run: Stepper, first: int, last: int) -> None:
+    """Steps number `first` up to but not including `last`, each on its own batch."""
+    for index in range(first, last):
+        run(index, [batch(index, run.method.SPEC.streams(run.spec.weights))])
+
+
+def tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether both hold the same tensors, bit by bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def prepare_objects(root: Path, counts: dict[str, int], world: int = 1, name: str = "objects") -> Path:
+    """A prepared set of procedural objects, 32 x 48 from 48 x 72; its folder."""
+    content = {"kind": "objects", "world": world, "size": [48, 72], "counts": counts}
+    dataset = validate(ObjectsData, content)
+    folder = root / f"{name}-{world}"
+    prepare(name, open_dataset(dataset, None, root), content, list(NAMES), (32, 48), folder)
+    return folder
+
+
+def objects_spec(source: Path, target: Path | None, method: str = "source_only", **changes: Any) -> TrainSpec:
+    """A run of a few steps on sets of `prepare_objects`."""
+    view = VIEW | {"crop": [32, 32], "scale": [1.0, 1.5]}
+    train = {"iterations": 6, "source": view, "target": view} | changes.pop("train", {})
+    return train_spec(
+        method, source=str(source), target=str(target) if target else None, classes=list(NAMES),
+        monitor=changes.pop("monitor", "val" if target else None), train=train, **changes,
+    )  # fmt: skip

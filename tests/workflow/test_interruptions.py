@@ -1,0 +1,154 @@
+"""Jobs and drivers that are killed, or started twice: the same command again ends as if nothing had happened."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from project import SNAKEMAKE, Project, contents, tiny
+
+pytestmark = pytest.mark.slow
+
+LONGER = tiny(train={"iterations": 24, "monitor_every": 4, "checkpoint_every": 8}, run=["source_only", "dann"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A study that nobody interrupted."""
+    project = Project.create(tmp_path_factory.mktemp("finished"), LONGER)
+    status, output = project.snakemake()
+    assert status == 0, output
+    return project
+
+
+@pytest.fixture
+def started(finished: Project, tmp_path: Path) -> Project:
+    """The same study with its data and pretraining done, and the runs still to do."""
+    project = Project(tmp_path / "project")
+    shutil.copytree(finished.folder, project.folder)
+    for name in ("reports", "state", "results/toytown_source-toytown_target", ".snakemake"):
+        shutil.rmtree(project.folder / name)
+    assert project.run("udaseg.cli", "plan", "--study", "tiny", "--write")[0] == 0
+    return project
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def wait_until(condition: object, seconds: float = 90) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def kill_group(group: int) -> None:
+    """End a process and all that it started, as a power cut would."""
+    os.killpg(group, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [3, 14, 28], ids=["before the first checkpoint", "between two", "near the end"])
+def test_a_killed_training_ends_in_the_same_bytes(finished: Project, started: Project, after: int) -> None:
+    (spec,) = started.specs("results", "dann")
+    run = spec.relative_to(started.folder / "state" / "specs").with_suffix("")
+    history = started.folder / "state" / run / "build" / "history.jsonl"
+    process = started.start("udaseg.cli", "train", str(spec))
+    wait_until(lambda: lines(history) >= after or process.poll() is not None)
+    assert process.poll() is None, "ended before it could be killed"
+    kill_group(process.pid)
+    process.communicate()
+    assert not (started.folder / run / "run.json").exists()
+    status, output = started.run("udaseg.cli", "train", str(spec))
+    assert status == 0, output
+    expected = contents(finished.folder / run)
+    found = contents(started.folder / run)
+    expected = {name: content for name, content in expected.items() if not name.startswith("evaluate-")}
+    assert {"model.safetensors", "state.safetensors", "best.safetensors", "history.jsonl"} <= set(found)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_a_killed_workflow_goes_on(finished: Project, started: Project) -> None:
+    process = started.start(*SNAKEMAKE)
+    wait_until(
+        lambda: any(lines(path) >= 10 for path in started.folder.glob("state/results/*/*/*/build/history.jsonl"))
+    )
+    kill_group(process.pid)
+    process.communicate()
+    status, output = started.snakemake()
+    assert status == 0, output
+    for run in finished.folder.glob("results/*/*/*"):
+        place = started.folder / run.relative_to(finished.folder)
+        assert contents(run) == contents(place)
+    assert started.todo() == {}
+
+
+def test_jobs_whose_driver_was_killed_are_waited_for_not_doubled(started: Project) -> None:
+    """Killed alone, Snakemake leaves its jobs running: the next one's jobs wait for them and take their result."""
+    process = started.start(*SNAKEMAKE)
+    wait_until(lambda: any(lines(path) >= 1 for path in started.folder.glob("state/results/*/*/*/build/history.jsonl")))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    status, output = started.snakemake()
+    assert status == 0, output
+    assert started.todo() == {}
+
+
+def test_a_second_driver_is_refused_and_a_look_is_not(started: Project) -> None:
+    process = started.start(*SNAKEMAKE)
+    try:
+        wait_until(lambda: list(started.folder.glob("state/results/*/*/*/build/history.jsonl")))
+        status, output = started.snakemake()
+        assert status == 1
+        assert "another snakemake works in this folder; wait for it, or stop it" in output
+        assert f"(process {process.pid})" in output
+        assert "Traceback" not in output
+        status, output = started.snakemake("-n")
+        assert status == 0 and "This was a dry-run" in output
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    finally:
+        if process.poll() is None:
+            kill_group(process.pid)
+            process.communicate()
+    assert started.todo() == {}
+
+
+def test_a_hidden_missing_child_is_never_called_a_success(finished: Project, tmp_path: Path) -> None:
+    """Snakemake forgets missing children of a forced parent whose existing output is `ancient` to them."""
+    project = Project(tmp_path / "project")
+    shutil.copytree(finished.folder, project.folder)
+    evaluation = next(project.folder.glob("results/*/dann/*/evaluate-*"))
+    shutil.rmtree(evaluation)
+    status, output = project.snakemake("-R", "prepare")
+    made = (evaluation / "run.json").is_file()
+    assert made or (status != 0 and "planned, but not made" in output), output
+    status, output = project.snakemake()
+    assert status == 0 and (evaluation / "run.json").is_file(), output
+
+
+def test_going_back_to_an_earlier_plan_costs_only_its_report(finished: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    shutil.copytree(finished.folder, project.folder)
+    first = (project.folder / "reports/tiny/tables/main.csv").read_bytes()
+    project.study(LONGER | {"run": ["source_only"]})
+    assert project.snakemake()[0] == 0
+    assert (project.folder / "reports/tiny/tables/main.csv").read_bytes() != first
+    project.study(LONGER)
+    assert project.todo() == {"report": 1}
+    assert project.snakemake()[0] == 0
+    assert (project.folder / "reports/tiny/tables/main.csv").read_bytes() == first
+
+
+def test_gc_removes_what_a_changed_study_left(finished: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    shutil.copytree(finished.folder, project.folder)
+    project.study(LONGER | {"run": ["source_only"]})
+    status, output = project.run("udaseg.cli", "gc", "--delete")
+    assert status == 0 and "1 folders that none of the studies tiny plans: removed" in output
+    assert not list(project.folder.glob("results/*/dann/*"))
+    assert project.todo() == {"report": 1, "track": 1}
