@@ -188,6 +188,8 @@ def _write_set(root: Path, role: str, scenes: dict[str, np.ndarray]) -> Path:
         "fingerprint": role[0] * 64,
     }
     write_json(root / folder / "set.json", content)
+    train = {"pixels": {"train_000": [9] * len(CLASSES)}, "totals": {name: 9 * (name != "train") for name in CLASSES}}
+    write_json(root / folder / "statistics.json", {"classes": CLASSES, "splits": {"train": train}})
     return folder
 
 

@@ -120,6 +120,11 @@ def test_the_page_tells_how_each_run_was_made(built: Path) -> None:
     assert "results/objects/source_only/seed=0-0000000000" in reader.text
 
 
+def test_the_page_names_classes_that_a_domain_lacks(built: Path) -> None:
+    page, _ = read_page(built)
+    assert page.count("Classes without a pixel in its training labels</dt><dd>train</dd>") == 2
+
+
 def test_without_pretraining_no_word_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = fabricate(
         tmp_path, recipes=("source_only", "oracle"), seeds=(0,), iterations=100, pictures=0, pretrain=False

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from project import Project, tiny
@@ -23,11 +22,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def changed(project: Project) -> Iterator[Project]:
     """The finished study, whose parameters and source a test may change."""
+    source, before = project.folder / "src", project.folder / "src_before"
+    shutil.copytree(source, before)
     yield project
     project.study(tiny())
-    shutil.rmtree(project.folder / "src")
-    fresh = Path(__file__).parents[2] / "src" / "udaseg"
-    shutil.copytree(fresh, project.folder / "src" / "udaseg")
+    shutil.rmtree(source)
+    before.rename(source)
 
 
 def logs(project: Project) -> str:

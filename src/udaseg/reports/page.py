@@ -85,7 +85,8 @@ def data_facts(role: str, folder: Path) -> dict[str, str]:
     path = folder / "set.json"
     facts = {"role": role, "folder": str(folder)}
     if not path.is_file():
-        return facts | {"name": "not prepared", "splits": "–", "size": "–", "fingerprint": "–", "only_here": "–"}
+        names = ("splits", "size", "fingerprint", "only_here", "absent")
+        return facts | {"name": "not prepared"} | dict.fromkeys(names, "–")
     content = read_json(path)
     return facts | {
         "name": str(content["name"]),
@@ -93,7 +94,14 @@ def data_facts(role: str, folder: Path) -> dict[str, str]:
         "size": " × ".join(map(str, content["size"])),
         "fingerprint": str(content["fingerprint"]),
         "only_here": ", ".join(content["only_here"]) or "–",
+        "absent": ", ".join(absent_classes(folder)) or "–",
     }
+
+
+def absent_classes(folder: Path) -> list[str]:
+    """Classes of the study of which the labels of a prepared set's train split have no pixel, if it has labels."""
+    train = read_json(folder / "statistics.json")["splits"]["train"]
+    return [name for name, count in train["totals"].items() if not count] if train["pixels"] else []
 
 
 def run_facts(report: Report, run: Run) -> dict[str, Any]:
