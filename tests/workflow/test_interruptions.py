@@ -123,10 +123,11 @@ def test_a_hidden_missing_child_is_never_called_a_success(finished: Project, tmp
     project = Project(tmp_path / "project")
     shutil.copytree(finished.folder, project.folder)
     evaluation = next(project.folder.glob("results/*/dann/*/evaluate-*"))
+    report = next(project.folder.glob("state/reports/*.json")).relative_to(project.folder)
     shutil.rmtree(evaluation)
-    status, output = project.snakemake("-R", "prepare")
-    made = (evaluation / "run.json").is_file()
-    assert made or (status != 0 and "planned, but not made" in output), output
+    status, output = project.snakemake("-R", "prepare", "--", str(report))
+    assert status == 1 and f"planned, but not made: ['{evaluation.relative_to(project.folder)}/run.json']" in output
+    assert not evaluation.exists()
     status, output = project.snakemake()
     assert status == 0 and (evaluation / "run.json").is_file(), output
 
