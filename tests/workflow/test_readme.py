@@ -1,0 +1,52 @@
+"""The README's walk-throughs are followed to the letter."""
+
+import re
+
+import pytest
+import yaml
+from project import ROOT, Project, tiny
+
+from udaseg.parameters import overlay
+
+README = (ROOT / "README.md").read_text()
+
+
+def block(first_line: str) -> str:
+    """The code block of the README that begins with this line."""
+    for body in re.findall(r"```\w+\n(.*?)```", README, re.DOTALL):
+        if body.startswith(first_line + "\n"):
+            return str(body)
+    raise LookupError(f"README.md has no code block that begins with {first_line!r}")
+
+
+@pytest.mark.slow
+def test_adding_a_method(tmp_path_factory: pytest.TempPathFactory) -> None:
+    project = Project.create(tmp_path_factory.mktemp("method"), tiny())
+    methods = project.folder / "src" / "udaseg" / "methods"
+    (methods / "entropy.py").write_text(block("# src/udaseg/methods/entropy.py"))
+    (line,) = re.findall(r'^    "entropy": Entropy,$', README, re.MULTILINE)
+    table = (methods / "__init__.py").read_text()
+    table = table.replace("METHODS: dict", "from udaseg.methods.entropy import Entropy\n\nMETHODS: dict", 1)
+    (methods / "__init__.py").write_text(table.replace("= {\n", f"= {{\n{line}\n", 1))
+    project.study(overlay(tiny(), yaml.safe_load(block("# workflow/studies/entropy.yaml"))))
+
+    status, output = project.snakemake()
+
+    assert status == 0, output
+    table = (project.folder / "reports" / "tiny" / "tables" / "main.csv").read_text()
+    assert "Entropy minimisation" in table and "Oracle" in table
+    history = next(project.folder.glob("results/*/entropy/*/history.jsonl")).read_text()
+    assert '"entropy"' in history and '"seg"' in history
+
+
+def test_own_images_study_is_valid(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The study for two folders of images can be planned as it stands in the README."""
+    project = Project.create(tmp_path_factory.mktemp("own"), yaml.safe_load(block("datasets:")))
+    status, output = project.run("udaseg.cli", "plan", "--study", "tiny")
+    assert status == 0, output
+    assert "game" in output and "camera" in output
+
+
+def test_every_file_that_the_readme_links_to_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), f"README.md links to {target}"
