@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
         "objects": {"size": [32, 32], "counts": {"train": 4}},
     },
     "task": {"source": {"size": [32, 64]}, "target": {"size": [32, 64]}},
-    "pretrain": {"size": [32, 32], "crop": [32, 32], "iterations": 2, "batch": 2},
+    "pretrain": {"size": [32, 32], "train": {"iterations": 2, "source": {"batch": 2, "crop": [32, 32]}}},
     "optim": {"warmup_iterations": 1},
     "train": {
         "iterations": 4, "source": {"batch": 2, "crop": [32, 32]}, "target": {"batch": 2, "crop": [32, 32]},

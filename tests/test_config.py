@@ -94,6 +94,12 @@ IN_DANN = "recipes: {dann: {stages: {main: {%s}}}}"
             "recipes: {adaptsegnet: {stages: {main: {weights: {adv_aux: 0.1}}}}}",
             r"main.weights: the terms \['adv_aux'\] do not exist with these knobs",
         ),
+        (IN_DANN % "weights: {seg: 0.0}", "main.weights.seg: 0 would turn off what dann learns from"),
+        (
+            "evaluate: {protocol: {window: {size: [32, 32], stride: [48, 32]}}}",
+            r"window: stride: \[48, 32\] is larger than the window \[32, 32\]",
+        ),
+        ("train: {iterations: 3, iterations: 4}", "the key 'iterations' stands here twice"),
         # Characters that mean something to a shell.
         ("recipes: {'a b': {title: x, stages: {main: {method: dann}}}}", 'recipes.a b: .*pattern.*found "a b"'),
         ("task: {classes: ['a; rm -r', x]}", "task.classes.0: .*pattern"),

@@ -61,7 +61,7 @@ def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
             f'"""Another docstring."""\n\n# a comment\n\n{text}'.replace("\n\n\ndef ", "\n\n\n\n# more\ndef ")
         )
     edit(package / "methods" / "dann.py", "class DANN(Method):", 'class DANN(Method):\n    """Another one."""\n')
-    edit(package / "methods" / "dann.py", 'title="DANN",', '\n    title=(\n        "DANN"  # its name\n    ),')
+    edit(package / "methods" / "dann.py", 'name="dann",', '\n    name=(\n        "dann"  # its name\n    ),')
     assert changed(before) == set()
 
 

@@ -174,6 +174,14 @@ class Sliding(Model):
     size: Size
     stride: Size
 
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> "Sliding":
+        if self.stride[0] > self.size[0] or self.stride[1] > self.size[1]:
+            raise ValueError(
+                f"stride: {list(self.stride)} is larger than the window {list(self.size)}; allowed is at most that"
+            )
+        return self
+
 
 class Protocol(Model):
     """How a score comes about; it stands beside every number."""
@@ -195,11 +203,9 @@ class Pretrain(Model):
 
     dataset: Name
     size: Size
-    iterations: Positive
-    batch: Positive
-    crop: Size
-    lr: Annotated[float, Field(gt=0)]
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
+    optim: dict[str, Any]  # what differs from the top level's `optim` and `train`
+    train: dict[str, Any]
 
 
 # -------------------------------------------------------------------------------------------------- methods and recipes

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from udaseg.jobs import STATE, Plan, write_specs
 from udaseg.parameters import load_params
-from udaseg.plan import STATE, Plan, make_plan, write_specs
+from udaseg.plan import make_plan
 from udaseg.runs import locked
 
 # Options of Snakemake that only look, -n also among other letters (-np).

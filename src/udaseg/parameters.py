@@ -115,8 +115,10 @@ class ResolvedStage(Model):
     train: Train
 
 
-def resolve_stage(params: Params, stage: Stage, path: str) -> ResolvedStage:
+def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pretrain | None = None) -> ResolvedStage:
     """Defaults of the parameters under the stage's own entries, validated. `path` names the stage in messages.
+
+    `shown` is the one data set of a stage that sees no domain of the task, a pretraining.
 
     Raises:
         UserError: an unknown knob or key, a wrong type, or a crop that does not fit into the scaled image.
@@ -130,15 +132,17 @@ def resolve_stage(params: Params, stage: Stage, path: str) -> ResolvedStage:
     stray = sorted(set(stage.weights) - set(weights))
     if stray:
         raise UserError(f"{path}.weights: the terms {stray} do not exist with these knobs; there are {sorted(weights)}")
+    spec.check(weights, f"{path}.weights")
 
     def laid(base: M, over: Mapping[str, Any], key: str) -> M:
         return validate(type(base), overlay(base.model_dump(mode="json"), over), f"{path}.{key}") if over else base
 
     train = laid(params.train, stage.train, "train")
-    labelled = params.task.target if spec.labelled == "target" else params.task.source
+    labelled = shown or (params.task.target if spec.labelled == "target" else params.task.source)
     views = f"{path}.train" if stage.train else "train"
-    check_view(f"{views}.source", train.source, labelled)
-    check_view(f"{views}.target", train.target, params.task.target)
+    _check_view(f"{views}.source", train.source, labelled)
+    if shown is None:
+        _check_view(f"{views}.target", train.target, params.task.target)
     return ResolvedStage(
         method=stage.method,
         knobs=knobs.model_dump(mode="json"),
@@ -149,7 +153,7 @@ def resolve_stage(params: Params, stage: Stage, path: str) -> ResolvedStage:
     )
 
 
-def check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:
+def _check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:
     """UserError when the crop is larger than the training inputs; a scaled-down image may be smaller, and is padded."""
     if view.scale[0] > view.scale[1]:
         raise UserError(f"{path}.scale: {list(view.scale)} is empty; give [low, high]")

@@ -4,79 +4,18 @@ Snakemake's rules, the command line and the report only look things up here.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from udaseg.config import CamvidData, Params, Scored, Stage
 from udaseg.errors import UserError
 from udaseg.fingerprint import fingerprint
-from udaseg.parameters import ResolvedStage, check_view, resolve_stage
-from udaseg.runs import MARKER, read_yaml, sha256, write_yaml
-from udaseg.specs import DownloadSpec, EvaluateSpec, PrepareSpec, ReportRun, ReportSpec, Spec, TrainSpec, digest
-from udaseg.validation import validate
+from udaseg.jobs import Job, Plan
+from udaseg.parameters import ResolvedStage, resolve_stage
+from udaseg.runs import sha256
+from udaseg.specs import DownloadSpec, EvaluateSpec, PrepareSpec, ReportRun, ReportSpec, TrainSpec, digest
 
-STATE = Path("state")
 DOWNLOADS = Path("data/downloads")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job: its spec, the jobs it needs, and where its spec, state and result lie."""
-
-    spec: Spec
-    parents: tuple["Job", ...] = ()
-    label: str = ""  # for people: recipe, stage and seed of the study that planned it
-
-    @property
-    def kind(self) -> str:
-        return self.spec.kind
-
-    @property
-    def folder(self) -> str:
-        return self.spec.output if isinstance(self.spec, ReportSpec) else self.spec.folder
-
-    @property
-    def marker(self) -> str:
-        """The file, or folder that appears by rename, whose existence says that the job is done."""
-        if isinstance(self.spec, DownloadSpec):
-            return self.folder
-        if isinstance(self.spec, PrepareSpec):
-            return f"{self.folder}/set.json"
-        if isinstance(self.spec, ReportSpec):
-            # A report has fixed names, so that its existence is not its freshness: the hash of its spec is.
-            return f"{STATE}/reports/{self.spec.study}-{digest(self.spec)}.json"
-        return f"{self.folder}/{MARKER}"
-
-    @property
-    def spec_path(self) -> Path:
-        """Where the job's spec is written for the verb that runs it."""
-        name = f"{self.folder}-{digest(self.spec)}" if isinstance(self.spec, ReportSpec) else self.folder
-        return STATE / "specs" / f"{name}.yaml"
-
-
-@dataclass
-class Plan:
-    """All jobs of a study by folder, in an order in which parents come first."""
-
-    study: str
-    jobs: dict[str, Job] = field(default_factory=dict)
-
-    def add(self, job: Job) -> Job:
-        return self.jobs.setdefault(job.folder, job)
-
-    def of_kind(self, kind: str) -> list[Job]:
-        return [job for job in self.jobs.values() if job.kind == kind]
-
-    @property
-    def report(self) -> Job:
-        return self.of_kind("report")[0]
-
-    @property
-    def tracking_note(self) -> str:
-        """Where the tracking job notes what it sent, or why it could not."""
-        return f"{STATE}/tracking/{Path(self.report.marker).name}"
 
 
 def make_plan(params: Params) -> Plan:
@@ -239,29 +178,13 @@ def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
     from udaseg.data.objects import NAMES  # of the shapes
 
     objects = _prepare(params, plan, pretrain.dataset, pretrain.size, list(NAMES))
-    view = resolved.train.source.model_dump(mode="json") | {
-        "batch": pretrain.batch, "crop": pretrain.crop, "scale": (0.75, 1.25), "flip": 0.5, "jitter": 0.0, "blur": 0.0,
-    }  # fmt: skip
-    train = resolved.train.model_dump(mode="json") | {
-        "iterations": pretrain.iterations, "source": view, "target": view, "accumulate": 1,
-        "monitor_every": params.train.log_every, "checkpoint_every": params.train.checkpoint_every,
-        "log_every": params.train.log_every,
-    }  # fmt: skip
-    optim = params.optim.model_dump(mode="json") | {
-        "lr": pretrain.lr, "head_lr_factor": 1.0, "schedule_iterations": None, "backbone_lr_multiplicity": 1,
-    }  # fmt: skip
-    stage = resolve_stage(params, Stage(method="source_only"), "pretrain").model_copy(
-        update={
-            "network": resolved.network.model_copy(update={"norm": "train"}),
-            "train": validate(type(resolved.train), train, "pretrain"),
-            "optim": validate(type(resolved.optim), optim, "pretrain"),
-        }
-    )
-    check_view("pretrain", stage.train.source, pretrain)
+    stage = Stage(method="source_only", optim=pretrain.optim, train=pretrain.train)
+    settings = resolve_stage(params, stage, "pretrain", pretrain)
+    network = resolved.network.model_copy(update={"norm": "train"})  # of the recipe that starts from it
     return plan.add(
         _train_job(
             params,
-            stage,
+            settings.model_copy(update={"network": network}),
             labelled=objects,
             target=None,
             classes=list(NAMES),
@@ -328,24 +251,3 @@ def _checksum(key: str, path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{key}: the weights file {path} is not there; give the path of a .safetensors file")
     return sha256(path)
-
-
-def write_specs(plan: Plan) -> None:
-    """Write every job's spec to where its verb reads it. The one thing here that writes."""
-    for job in plan.jobs.values():
-        content = job.spec.model_dump(mode="json")
-        if not job.spec_path.is_file() or read_yaml(job.spec_path) != content:
-            write_yaml(job.spec_path, content)
-
-
-def unplanned(plans: list[Plan], root: Path) -> Iterator[Path]:
-    """Folders of prepared sets, runs and evaluations below `root` that none of the plans has.
-
-    The evaluations of a run that is not planned go with it and are not listed.
-    """
-    planned = {root / job.folder for plan in plans for job in plan.jobs.values()}
-    outer = [*root.glob("data/sets/*"), *root.glob("results/*/*/*")]
-    inner = [folder for run in outer if run in planned for folder in run.glob("evaluate-*")]
-    for folder in sorted([*outer, *inner]):
-        if folder.is_dir() and folder not in planned:
-            yield folder

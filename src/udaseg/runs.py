@@ -22,6 +22,21 @@ from udaseg.errors import UserError
 MARKER = "run.json"
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe loading that refuses a key given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands here twice", key_node.start_mark
+                )
+            seen.add(key)
+        return dict(super().construct_mapping(node, deep))
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` under a temporary name beside `path`, flush it to disk, and rename: whole or not there at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +79,7 @@ def read_json(path: Path) -> Any:
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; a UserError that names the file when it is missing or damaged."""
     try:
-        return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(path.read_text(), Loader=_Loader)
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({error})") from None
 

@@ -17,8 +17,9 @@ STATE, DOWNLOADS = Path("state"), Path("data/downloads")
 
 def plan(options: Namespace) -> None:
     """Print the jobs of a study in the order in which they can run."""
+    from udaseg.jobs import write_specs
     from udaseg.parameters import load_params
-    from udaseg.plan import make_plan, write_specs
+    from udaseg.plan import make_plan
 
     study = make_plan(load_params(options.params, options.study))
     if options.write:
@@ -96,6 +97,7 @@ def _job(spec: TrainSpec | EvaluateSpec, code: str, work: Callable[[Path, Any], 
     with locked(state / "lock"):
         if is_whole(folder):
             print(f"{folder}: finished already", file=sys.stderr)
+            _forget(state)  # a kill between publishing and this leaves the state behind
             return
         if code != spec.code:
             raise UserError(f"{folder}: the source code changed since the plan was made; start the same command again")
@@ -109,8 +111,14 @@ def _job(spec: TrainSpec | EvaluateSpec, code: str, work: Callable[[Path, Any], 
         build = state / "build"
         write_yaml(build / "spec.yaml", spec.model_dump(mode="json"))
         publish(build, folder, spec.folder, spec.kind)
-        for path in [*state.glob("resume*"), state / "cost.json"]:
-            path.unlink(missing_ok=True)
+        _forget(state)
+
+
+def _forget(state: Path) -> None:
+    """Remove what a job keeps for going on with it, but not the lock that its process holds."""
+    shutil.rmtree(state / "build", ignore_errors=True)
+    for path in [*state.glob("resume*"), state / "cost.json"]:
+        path.unlink(missing_ok=True)
 
 
 def report(options: Namespace) -> None:
@@ -143,8 +151,9 @@ def predict(options: Namespace) -> None:
 def gc(options: Namespace) -> None:
     """List, or remove, folders of runs, evaluations and prepared sets that no study plans."""
     from udaseg.driver import only_driver
+    from udaseg.jobs import unplanned
     from udaseg.parameters import load_params
-    from udaseg.plan import make_plan, unplanned
+    from udaseg.plan import make_plan
 
     studies = sorted(path.stem for path in (options.params.parent / "workflow" / "studies").glob("*.yaml"))
     plans = [make_plan(load_params(options.params, study)) for study in studies]

@@ -100,7 +100,7 @@ def test_the_spec_holds_together(name: str) -> None:
     assert all(weight > 0 for weight in spec.weights.values())
     for term in spec.always:
         with pytest.raises(UserError, match=f"weights.{term}"):
-            spec.check({**spec.weights, term: 0.0})
+            spec.check({**spec.weights, term: 0.0}, "weights")
 
 
 @pytest.mark.parametrize(("method", "knobs", "off"), WEIGHTED)

@@ -41,7 +41,7 @@ class Training:
 
     def __init__(self, spec: TrainSpec, method: type[Method], state: Path, device: torch.device) -> None:
         make_exact(spec.train.threads, device)
-        method.SPEC.check(spec.weights)
+        method.SPEC.check(spec.weights, "weights")
         self.spec, self.state, self.device = spec, state, device
         self.history = state / "build" / "history.jsonl"
         self.sets = open_sets(spec)

@@ -16,7 +16,7 @@ import torch
 from udaseg.data.streams import Batch
 from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
 
-SPEC = MethodSpec(name="adabn", title="AdaBN", weights={"seg": 1.0}, views={"seg": frozenset({"source", "target"})})
+SPEC = MethodSpec(name="adabn", weights={"seg": 1.0}, views={"seg": frozenset({"source", "target"})})
 
 
 class AdaBN(Method):

@@ -39,7 +39,6 @@ class Config(Knobs):
 
 SPEC: MethodSpec = MethodSpec(
     name="adaptsegnet",
-    title="AdaptSegNet",
     Config=Config,
     # Paper's weights; the README gives adv 5e-4 and adv_aux 5e-5 for two levels since PyTorch 0.4.
     weights={"seg": 1.0, "seg_aux": 0.1, "adv": 1e-3, "adv_aux": 2e-4, "disc": 1.0},

@@ -33,7 +33,6 @@ class MethodSpec:
     """What the plan and the engine know of a method without running it."""
 
     name: str
-    title: str  # as the tables print it
     weights: Mapping[str, float]  # every loss term with its default weight; 0 turns a term off, with all it costs
     views: Mapping[str, frozenset[str]]  # term -> streams of the batch that it needs: "source", "target"
     Config: type[Knobs] = Knobs
@@ -55,11 +54,11 @@ class MethodSpec:
         on = {name: weight for name, weight in weights.items() if weight != 0}
         return {name: weight for name, weight in on.items() if self._served(name, on)}
 
-    def check(self, weights: Mapping[str, float]) -> None:
-        """UserError when a term that cannot be turned off has the weight 0."""
+    def check(self, weights: Mapping[str, float], path: str) -> None:
+        """UserError when a term that cannot be turned off has the weight 0; `path` is where the weights are given."""
         off = [name for name in self.always if not weights.get(name)]
         if off:
-            raise UserError(f"weights.{off[0]}: 0 would turn off what {self.name} learns from; give a positive weight")
+            raise UserError(f"{path}.{off[0]}: 0 would turn off what {self.name} learns from; give a positive weight")
 
     def _served(self, name: str, on: Mapping[str, float]) -> bool:
         return name not in self.requires or any(other in on for other in self.requires[name])

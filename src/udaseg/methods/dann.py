@@ -38,7 +38,6 @@ class Config(Knobs):
 
 SPEC = MethodSpec(
     name="dann",
-    title="DANN",
     Config=Config,
     weights={"seg": 1.0, "domain": 1.0},
     views={"seg": frozenset({"source"}), "domain": frozenset({"source", "target"})},

@@ -8,9 +8,7 @@ from collections.abc import Generator
 from udaseg.data.streams import Batch
 from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
 
-SPEC = MethodSpec(
-    name="oracle", title="Oracle", weights={"seg": 1.0}, views={"seg": frozenset({"source"})}, labelled="target"
-)
+SPEC = MethodSpec(name="oracle", weights={"seg": 1.0}, views={"seg": frozenset({"source"})}, labelled="target")
 
 
 class Oracle(Method):

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from udaseg.data.streams import Batch
 from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
 
-SPEC = MethodSpec(name="source_only", title="Source only", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})
+SPEC = MethodSpec(name="source_only", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})
 
 
 class SourceOnly(Method):
