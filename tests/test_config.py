@@ -97,7 +97,7 @@ IN_DANN = "recipes: {dann: {stages: {main: {%s}}}}"
         (IN_DANN % "weights: {seg: 0.0}", "main.weights.seg: 0 would turn off what dann learns from"),
         (
             "evaluate: {protocol: {window: {size: [32, 32], stride: [48, 32]}}}",
-            r"window: stride: \[48, 32\] is larger than the window \[32, 32\]",
+            r"window.stride: \[48, 32\] is larger than the window \[32, 32\]",
         ),
         ("train: {iterations: 3, iterations: 4}", "the key 'iterations' stands here twice"),
         # Characters that mean something to a shell.
