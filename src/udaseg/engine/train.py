@@ -68,6 +68,8 @@ class Training:
         first, total = self._resume(), train.iterations
         cost = Cost(self.state / "cost.json", first)
         print(f"{self.spec.folder}: iterations {first} to {total} on {self.device}", file=sys.stderr)
+        for role, share in self.context.matched.items():
+            print(f"{role}: {share:.1%} of the backbone found in {self.spec.init[role]}", file=sys.stderr)
         self.method.train()
         source = batches(self.streams, first * train.accumulate, total * train.accumulate, train.workers)
         for index in tqdm(range(first, total), initial=first, total=total, disable=not sys.stderr.isatty()):
