@@ -124,7 +124,7 @@ class TestRefused:
             evaluated(evaluate_spec(run, target), tmp_path / "build")
         (run / "elsewhere.json").rename(run / "run.json")
         (run / "model.safetensors").write_bytes(b"")
-        with pytest.raises(UserError, match=r"run: not a finished run .*train it first"):
+        with pytest.raises(UserError, match=r"run: not a finished run: .*Remove the folder"):
             evaluated(evaluate_spec(run, target), tmp_path / "again")
 
     def test_a_set_that_is_another_than_the_one_trained_on(self, source, tmp_path):

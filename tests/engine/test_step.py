@@ -16,7 +16,7 @@ class Toy(Method):
     """Yields what a test tells it to, once for each batch."""
 
     SPEC = MethodSpec(
-        name="toy", title="Toy", weights={"seg": 1.0, "extra": 0.5, "off": 1.0},
+        name="toy", weights={"seg": 1.0, "extra": 0.5, "off": 1.0},
         views={name: frozenset({"source"}) for name in ("seg", "extra", "off")},
     )  # fmt: skip
     yields: ClassVar[Any] = None

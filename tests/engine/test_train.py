@@ -142,7 +142,7 @@ class TestNothingDependsOn:
 class Spoilt(Method):
     """Its loss is not finite, or its weights are not, from an iteration on."""
 
-    SPEC = MethodSpec(name="source_only", title="Spoilt", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})
+    SPEC = MethodSpec(name="source_only", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})
     loss_at, weights_at = 100, 100
 
     def losses(self, batch, step):
