@@ -99,6 +99,15 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+def require_whole(folder: Path) -> None:
+    """UserError unless `folder` holds a finished job (see `is_whole`)."""
+    if not is_whole(folder):
+        raise UserError(
+            f"{folder}: not a finished run: run.json is missing, or a file differs from its checksum there. Remove the "
+            "folder and start the same command again, which makes it anew"
+        )
+
+
 def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
     """Put every file of `build` into `folder`, then write the marker; `build` is gone afterwards.
 

@@ -185,7 +185,7 @@ class TestRefused:
             predict(tmp_path / "nothing", images, tmp_path / "output")
         shutil.copytree(run, tmp_path / "run")
         (tmp_path / "run" / "model.safetensors").write_bytes(b"damaged")
-        with pytest.raises(UserError, match=r"run: not a finished run .*a file damaged"):
+        with pytest.raises(UserError, match=r"run: not a finished run: .*a file differs"):
             predict(tmp_path / "run", images, tmp_path / "output")
 
     def test_best_weights_that_are_not_there(self, source, images, tmp_path):

@@ -19,7 +19,7 @@ from udaseg.engine.environment import make_exact
 from udaseg.engine.predict import PLAIN, load_predictor, predict_scores, to_tensor
 from udaseg.errors import UserError
 from udaseg.nets.base import SegmentationNet
-from udaseg.runs import is_whole, read_json, read_yaml, write_bytes
+from udaseg.runs import read_json, read_yaml, require_whole, write_bytes
 from udaseg.specs import TrainSpec, read_spec
 
 FILES = {"last": "model.safetensors", "best": "best.safetensors"}
@@ -47,8 +47,7 @@ def predict_files(
             have one name; nothing is written then. Or images that cannot be read: all of them are named, and the
             others are done.
     """
-    if not is_whole(run):
-        raise UserError(f"{run}: not a finished run (run.json missing or a file damaged); train it first")
+    require_whole(run)
     spec = read_spec(TrainSpec, run / "spec.yaml")
     if not (run / FILES[weights]).is_file():
         raise UserError(f"{run}: holds no best weights, because no split was monitored; use --weights last")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from udaseg.data.prepared import PreparedSet
 from udaseg.errors import UserError
-from udaseg.runs import is_whole, read_json, read_yaml
+from udaseg.runs import read_json, read_yaml, require_whole
 from udaseg.specs import TrainSpec
 
 
@@ -35,11 +35,7 @@ def open_sets(spec: TrainSpec) -> dict[str, PreparedSet]:
 
 def require_finished(run: Path, sets: Iterable[PreparedSet]) -> None:
     """UserError unless `run` is a finished run that saw the content that those of `sets` which it used have now."""
-    if not is_whole(run):
-        raise UserError(
-            f"{run}: not a finished run: run.json is missing, or a file differs from its checksum there. Remove the "
-            "folder and start the same command again, which makes it anew"
-        )
+    require_whole(run)
     spec, seen = read_yaml(run / "spec.yaml"), read_json(run / "result.json")["data"]
     require_same(run, sets, {spec[stream]: fingerprint for stream, fingerprint in seen.items()})
 
