@@ -116,6 +116,7 @@ def test_the_page_tells_how_each_run_was_made(built: Path) -> None:
         assert f"udaseg evaluate {entry['evaluation']}/spec.yaml" in reader.text
     for fact in ("0123456789abcdef", "2.15.0", "s" * 64, "t" * 64, "Protocol: toytown_target", "5" * 64):
         assert fact in reader.text
+    assert "somewhere" not in reader.text  # the machine's name
     assert "pretrained weights of the small network play the part of ImageNet weights" in reader.text
     assert "results/objects/source_only/seed=0-0000000000" in reader.text
 
