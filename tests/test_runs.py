@@ -19,6 +19,7 @@ from udaseg.runs import (
     read_json,
     read_lines,
     read_yaml,
+    remove_unfinished,
     sha256,
     write_bytes,
     write_json,
@@ -188,3 +189,19 @@ def test_without_a_message_a_lock_is_waited_for(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
+    folder = build(tmp_path / "state", **{"build/model": "whole"})
+    for leftover in (folder / ".resume.x.part", folder / "build" / ".model.y.part"):
+        leftover.write_text("half")
+    remove_unfinished(folder)
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["model"]
+
+
+def test_a_half_written_marker_is_not_published_again(tmp_path: Path) -> None:
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / ".run.json.x.part").write_text("half")
+    publish(build(tmp_path / "build", model="whole"), target, "run", "train")
+    assert sorted(path.name for path in target.iterdir()) == ["model", "run.json"]

@@ -53,6 +53,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed `write_bytes` left below `folder`. Only for whoever is its one writer."""
+    for path in folder.rglob(".*.part"):
+        path.unlink()
+
+
 def write_text(path: Path, content: str) -> None:
     """`write_bytes` of UTF-8 text."""
     write_bytes(path, content.encode())
@@ -116,6 +122,7 @@ def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
     """
     names = sorted(str(path.relative_to(build)) for path in build.rglob("*") if path.is_file())
     (folder / MARKER).unlink(missing_ok=True)
+    remove_unfinished(folder)
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from udaseg.errors import UserError
-from udaseg.runs import is_whole, locked, publish, write_text, write_yaml
+from udaseg.runs import is_whole, locked, publish, remove_unfinished, write_text, write_yaml
 from udaseg.specs import DownloadSpec, EvaluateSpec, PrepareSpec, ReportSpec, TrainSpec, digest, read_spec
 
 STATE, DOWNLOADS = Path("state"), Path("data/downloads")
@@ -103,6 +103,7 @@ def _job(spec: TrainSpec | EvaluateSpec, code: str, work: Callable[[Path, Any], 
             raise UserError(f"{folder}: the source code changed since the plan was made; start the same command again")
         from udaseg.devices import take_device
 
+        remove_unfinished(state)
         taken = take_device()  # before torch starts CUDA
 
         import torch

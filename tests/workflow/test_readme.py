@@ -33,7 +33,7 @@ def test_adding_a_method(tmp_path_factory: pytest.TempPathFactory) -> None:
     status, output = project.snakemake()
 
     assert status == 0, output
-    table = (project.folder / "reports" / "tiny" / "tables" / "main.csv").read_text()
+    table = (project.folder / "reports" / "tiny" / "tables" / "main.md").read_text()
     assert "Entropy minimisation" in table and "Oracle" in table
     history = next(project.folder.glob("results/*/entropy/*/history.jsonl")).read_text()
     assert '"entropy"' in history and '"seg"' in history
