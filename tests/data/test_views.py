@@ -1,5 +1,7 @@
 """Image and label stay on each other to the pixel, at every size and resolution."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,6 +98,53 @@ def test_the_same_geometry_on_a_map_of_a_quarter(geometry: Geometry) -> None:
     assert whole.at(1 / 4) == geometry
     assert torch.equal(moved, small.repeat_interleave(4, 1).repeat_interleave(4, 2))
     assert torch.equal(valid, small_valid.repeat_interleave(4, 0).repeat_interleave(4, 1))
+
+
+@given(geometries(), st.integers(-3, 3), st.integers(-3, 3))
+def test_the_map_of_a_quarter_moves_by_whole_cells_and_stays_inside(
+    geometry: Geometry, rows: int, columns: int
+) -> None:
+    """`.at(1/4)` rounds all down, offsets below 0 too, for crops of whole cells."""
+    (top, left), crop = geometry.offset, (4 * geometry.crop[0], 4 * geometry.crop[1])
+    geometry = replace(geometry, crop=crop)
+    small = geometry.at(1 / 4)
+    moved = replace(geometry, offset=(top + 4 * rows, left + 4 * columns)).at(1 / 4)
+    assert moved == replace(small, offset=(small.offset[0] + rows, small.offset[1] + columns))
+    for size, length, start, cells, place, shown in zip(
+        geometry.resized, crop, geometry.offset, small.resized, small.offset, small.crop, strict=True
+    ):
+        assert cells <= size / 4 and place <= start / 4 and 4 * shown == length
+        if 0 <= start <= size - length:  # a crop in the image
+            assert 0 <= place <= cells - shown
+        if size - length <= start <= 0:  # an image in the crop
+            assert cells - shown <= place <= 0
+
+
+def test_rounded_down_as_released() -> None:
+    """ProDA's offsets and sizes at a quarter (golden proda.full2weak)."""
+    geometry = Geometry((101, 183), (13, 45), (64, 96), True)
+    assert geometry.at(1 / 4) == Geometry((25, 45), (3, 11), (16, 24), True)
+    assert Geometry((101, 183), (-13, -45), (128, 256), True).at(1 / 4).offset == (-4, -12)
+
+
+@given(geometries(), st.integers(1, 24), st.integers(1, 24))
+def test_an_aligned_map_is_interpolated_between_corners(geometry: Geometry, height: int, width: int) -> None:
+    """Against each cell's place between the first and the last cell of the map, by the definition."""
+    cells = torch.rand(2, height, width, generator=seeded(height * 100 + width))
+    found, valid = geometry.apply(cells, "aligned")
+    assert torch.equal(valid, geometry.apply(places(height, width), "nearest")[1])
+
+    def neighbours(cell: int, size: int, resized: int) -> list[tuple[int, float]]:
+        place = cell * (size - 1) / (resized - 1) if resized > 1 else 0.0
+        return [(index, share) for index in range(size) if (share := 1 - abs(place - index)) > 0]
+
+    for row, shown in valid.nonzero().tolist():
+        column = geometry.crop[1] - 1 - shown if geometry.flip else shown
+        expected = torch.zeros(2)
+        for y, down in neighbours(row + geometry.offset[0], height, geometry.resized[0]):
+            for x, along in neighbours(column + geometry.offset[1], width, geometry.resized[1]):
+                expected += down * along * cells[:, y, x]
+        torch.testing.assert_close(found[:, row, shown], expected, rtol=1e-4, atol=1e-5)
 
 
 @given(st.integers(0, 10**6), SIZES, SIZES, SIZES, SIZES, st.floats(0.3, 1), st.floats(1, 2))
