@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from golden_groups.base import Arrays, Golden, decimal, network, sizes, tensor
+from golden_groups.base import Arrays, Golden, count, decimal, network, sizes, tensor
 from udaseg.engine.optimisers import Optimisers, RepeatedSGD, rate_factor, scale_rates
 from udaseg.methods.base import Step
-from udaseg.nets.base import Aspp
 from udaseg.nets.build import released_listings
 from udaseg.nets.discriminators import PatchDiscriminator, PixelClassifier
+from udaseg.nets.heads import Aspp
 from udaseg.ops import adversarial
 from udaseg.ops.losses import cross_entropy
 
@@ -170,10 +170,6 @@ def adaptseg_shapes(arrays: Arrays) -> dict[str, Any]:
             segmented(sizes(row[:2])) for row in arrays["deeplab_in_hw_level1_hw_level2_hw"]
         ],
     }
-
-
-def count(parameters: list[nn.Parameter]) -> int:
-    return nn.utils.parameters_to_vector(parameters).numel()
 
 
 def adaptseg_dup_sgd(arrays: Arrays) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from udaseg.nets.build import build_network
 
@@ -31,11 +31,17 @@ def decimal(array: np.ndarray) -> float:
     return float(str(array[()]))
 
 
+def count(parameters: list[nn.Parameter]) -> int:
+    return nn.utils.parameters_to_vector(parameters).numel()
+
+
 def sizes(array: np.ndarray) -> tuple[int, int]:
     height, width = array.tolist()
     return height, width
 
 
-def network(name: str, depth: int, norm: str, classes: int, levels: int) -> Any:
-    spec: Any = SimpleNamespace(name=name, depth=depth, aspp="paper", norm=norm)
+def network(
+    name: str, depth: int, norm: str, classes: int, levels: int, head: str = "aspp", feature_norm: bool = False
+) -> Any:
+    spec: Any = SimpleNamespace(name=name, depth=depth, head=head, aspp="paper", feature_norm=feature_norm, norm=norm)
     return build_network(spec, classes, levels, seed=0)

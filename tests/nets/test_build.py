@@ -1,3 +1,4 @@
+import hashlib
 from types import SimpleNamespace
 
 import pytest
@@ -5,14 +6,16 @@ import torch
 from torch import nn
 
 from udaseg.errors import UserError
-from udaseg.nets.base import Aspp
 from udaseg.nets.build import build_network, parameter_groups, released_listings
+from udaseg.nets.heads import Aspp
 
+HEADS = ["aspp", "squeeze_excite"]
 IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
 def spec(**changes):
-    return SimpleNamespace(**{"name": "small", "depth": 50, "aspp": "paper", "norm": "train"} | changes)
+    default = {"name": "small", "depth": 50, "head": "aspp", "aspp": "paper", "feature_norm": False, "norm": "train"}
+    return SimpleNamespace(**default | changes)
 
 
 def same(first, second):
@@ -45,6 +48,32 @@ class TestInitialisation:
         for index in range(2):
             assert same(released.head.branches[index].parameters(), two.head.branches[index].parameters())
 
+    @pytest.mark.parametrize("changes", [{"head": "squeeze_excite"}, {"feature_norm": True}], ids=str)
+    def test_neither_another_head_nor_a_norm_before_it_shifts_other_weights(self, changes):
+        one, other = build_network(spec(), 5, 2, seed=0), build_network(spec(**changes), 5, 2, seed=0)
+        assert same(one.backbone.parameters(), other.backbone.parameters())
+        assert same(one.aux_head.parameters(), other.aux_head.parameters())
+        assert "head" in changes or same(one.head.parameters(), other.head.parameters())
+
+    @pytest.mark.parametrize(
+        ("changes", "levels", "names", "weights"),
+        [
+            ({}, 1, "0c51a30a4c4d50c7", -11.499153),
+            ({}, 2, "ee93b75fb49538ae", -11.709207),
+            ({"aspp": "released"}, 2, "f78ea0f556bf634f", -12.242422),
+            ({"name": "deeplabv2"}, 2, "4b0aa2470481bbb8", 70.076851),
+        ],
+        ids=["small", "small-two-levels", "small-released", "deeplabv2"],
+    )
+    def test_names_and_initial_weights_are_as_ever(self, changes, levels, names, weights):
+        """As recorded when there was one kind of head: checkpoints load, and runs start as they did."""
+        net = build_network(spec(**changes), 5, levels, seed=0)
+        listed = "\n".join(f"{name} {tuple(tensor.shape)}" for name, tensor in net.state_dict().items())
+        assert hashlib.sha256(listed.encode()).hexdigest()[:16] == names
+        values = nn.utils.parameters_to_vector(net.parameters()).detach().double()
+        pattern = torch.arange(len(values), dtype=torch.float64).cos()  # another place gives another sum
+        assert float(values @ pattern) == pytest.approx(weights, abs=1e-4)
+
     def test_heads_start_small_and_apart(self):
         net = build_network(spec(), 5, 2, seed=0)
         weights = torch.cat([branch.weight.flatten() for branch in net.head.branches])
@@ -63,28 +92,84 @@ class TestInitialisation:
 class TestForward:
     @pytest.mark.parametrize("levels", [1, 2])
     @pytest.mark.parametrize("aspp", ["paper", "released"])
-    def test_outputs(self, levels, aspp):
-        net = build_network(spec(aspp=aspp), 5, levels, seed=0)
+    @pytest.mark.parametrize("head", HEADS)
+    @pytest.mark.parametrize("feature_norm", [False, True])
+    def test_outputs(self, levels, aspp, head, feature_norm):
+        net = build_network(spec(aspp=aspp, head=head, feature_norm=feature_norm), 5, levels, seed=0)
         outputs = net(IMAGES)
         assert outputs.logits.shape == (2, 5, 16, 24)
         assert (outputs.aux_logits is None) == (levels == 1)
         if levels == 2:
             assert outputs.aux_logits.shape == (2, 5, 8, 12)
         assert {name: maps.shape[1] for name, maps in outputs.features.items()} == net.feature_channels
-        assert len(net.head.branches) == {"paper": 4, "released": 2}[aspp]
+        assert torch.equal(outputs.logits, net.head.classify(outputs.features["embedding"]))
 
-    def test_every_parameter_gets_a_gradient(self):
-        net = build_network(spec(), 5, 2, seed=0)
+    @pytest.mark.parametrize(("aspp", "branches"), [("paper", 4), ("released", 2)])
+    def test_branches_of_the_released_code(self, aspp, branches):
+        assert len(build_network(spec(aspp=aspp), 5, 1, seed=0).head.branches) == branches
+        squeezed = build_network(spec(aspp=aspp, head="squeeze_excite"), 5, 2, seed=0)
+        assert len(squeezed.head.branches) == 5  # that slip is not in this head's code
+        assert isinstance(squeezed.aux_head, Aspp)
+        assert len(squeezed.aux_head.branches) == branches
+
+    @pytest.mark.parametrize("size", [(33, 65), (17, 40), (8, 8)])
+    @pytest.mark.parametrize("head", HEADS)
+    def test_odd_and_small_sizes(self, head, size):
+        outputs = build_network(spec(head=head), 5, 2, seed=0)(torch.rand(2, 3, *size))
+        assert tuple(outputs.logits.shape[2:]) == tuple(-(-side // 4) for side in size)
+        assert outputs.logits.isfinite().all() and outputs.aux_logits.isfinite().all()
+
+    @pytest.mark.parametrize("feature_norm", [False, True])
+    @pytest.mark.parametrize("head", HEADS)
+    def test_every_parameter_gets_a_gradient(self, head, feature_norm):
+        net = build_network(spec(head=head, feature_norm=feature_norm), 5, 2, seed=0)
         outputs = net(IMAGES)
         (outputs.logits.square().mean() + outputs.aux_logits.square().mean()).backward()
-        assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
+        nothing = [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
+        assert nothing == []
+
+    def test_the_squeezed_head_of_the_small_network_stays_small(self):
+        counts = [
+            sum(parameter.numel() for parameter in build_network(spec(head=head), 16, 1, seed=0).parameters())
+            for head in HEADS
+        ]
+        assert counts[1] < 1.25 * counts[0]
 
     def test_normalisation_is_the_first_layer(self):
         net = build_network(spec(), 5, 1, seed=0)
         mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
         std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-        assert same(net.backbone((IMAGES - mean) / std).values(), net(IMAGES).features.values())
+        features = net(IMAGES).features
+        expected = net.backbone((IMAGES - mean) / std)
+        assert same(expected.values(), [features[name] for name in expected])
         assert not [name for name in net.state_dict() if name.startswith("normalise")]
+
+
+class TestFeatureNorm:
+    @pytest.mark.parametrize("head", HEADS)
+    def test_normalises_what_the_main_head_takes_and_nothing_else(self, head):
+        net = build_network(spec(head=head, feature_norm=True), 5, 2, seed=0)
+        net.head.eval()  # no dropout
+        outputs = net(IMAGES)
+        normalised = nn.functional.batch_norm(outputs.features["fused"], None, None, training=True)
+        torch.testing.assert_close(outputs.logits, net.head(normalised))
+        assert not torch.allclose(outputs.logits, net.head(outputs.features["fused"]))
+        torch.testing.assert_close(outputs.aux_logits, net.aux_head(outputs.features["layer3"]))
+
+    def test_without_it_the_embedding_is_the_feature_itself(self):
+        net = build_network(spec(), 5, 1, seed=0)
+        features = net(IMAGES).features
+        assert features["embedding"] is features["fused"]
+        assert not [name for name in net.state_dict() if name.startswith("feature_norm")]
+
+    @pytest.mark.parametrize(("norm", "trains", "moves"), [
+        ("train", True, True), ("affine_frozen", False, True), ("eval", False, False),
+    ])  # fmt: skip
+    def test_follows_the_policy(self, norm, trains, moves):
+        net = build_network(spec(norm=norm, feature_norm=True), 5, 1, seed=0)
+        net(IMAGES)
+        assert net.feature_norm.weight.requires_grad == trains
+        assert bool(net.feature_norm.running_mean.any()) == moves
 
 
 class TestNormPolicy:
@@ -122,30 +207,23 @@ class TestParameterGroups:
         assert sorted(listed) == sorted(map(id, net.parameters()))
         assert len(groups["head"]) == 2 * 4 * 2  # heads x branches x (weight, bias)
 
+    @pytest.mark.parametrize("head", HEADS)
+    def test_the_norm_before_the_head_learns_with_it(self, head):
+        net = build_network(spec(head=head, feature_norm=True), 5, 2, seed=0)
+        groups = parameter_groups(net)
+        listed = [id(parameter) for group in groups.values() for parameter in group]
+        assert sorted(listed) == sorted(map(id, net.parameters()))
+        assert {id(net.feature_norm.weight), id(net.feature_norm.bias)} <= set(map(id, groups["head"]))
 
-def test_released_listings_are_those_of_a_walk_over_the_modules():
-    net = build_network(spec(norm="affine_frozen"), 5, 2, seed=0)
+
+@pytest.mark.parametrize(
+    "changes", [{"norm": "affine_frozen"}, {"head": "squeeze_excite", "feature_norm": True}], ids=str
+)
+def test_released_listings_are_those_of_a_walk_over_the_modules(changes):
+    net = build_network(spec(**changes), 5, 2, seed=0)
     walked = dict.fromkeys(net.parameters(), 0)
     for part in net.backbone.children():
         for module in part.modules():
             for parameter in module.parameters():
                 walked[parameter] += parameter.requires_grad
     assert released_listings(net) == {name: walked[parameter] for name, parameter in net.named_parameters()}
-
-
-class TestAspp:
-    def test_is_the_sum_of_its_branches(self):
-        head = Aspp(4, 3, dilations=[1, 5])
-        features = torch.rand(2, 4, 7, 6)
-        expected = sum(
-            nn.functional.conv2d(features, branch.weight, branch.bias, padding=dilation, dilation=dilation)
-            for branch, dilation in zip(head.branches, [1, 5], strict=True)
-        )
-        torch.testing.assert_close(head(features), expected)
-
-    def test_a_map_smaller_than_the_dilation_is_allowed(self):
-        assert Aspp(4, 3, dilations=[24])(torch.rand(1, 4, 2, 3)).shape == (1, 3, 2, 3)
-
-    def test_features_with_other_channels_are_refused(self):
-        with pytest.raises(RuntimeError):
-            Aspp(4, 3, dilations=[1])(torch.rand(1, 5, 8, 8))

@@ -8,10 +8,14 @@ from udaseg.nets.build import build_network
 from udaseg.nets.deeplab import ResNetBackbone
 
 
-def net(depth=50, norm="train", levels=2):
-    spec = SimpleNamespace(name="deeplabv2", depth=depth, aspp="paper", norm=norm)
+def spec(**changes):
+    default = {"name": "deeplabv2", "depth": 50, "head": "aspp", "aspp": "paper", "feature_norm": False}
+    return SimpleNamespace(**default | changes)
+
+
+def net(depth=50, norm="train", levels=2, **changes):
     with torch.device("meta"):  # shapes without numbers
-        return build_network(spec, 19, levels, seed=0)
+        return build_network(spec(depth=depth, norm=norm, **changes), 19, levels, seed=0)
 
 
 @pytest.mark.parametrize("size,expected", [((321, 321), (41, 41)), ((512, 1024), (65, 129)), ((65, 33), (9, 5))])
@@ -20,7 +24,19 @@ def test_output_stride_is_eight_rounded_up(depth, size, expected):
     outputs = net(depth)(torch.empty(1, 3, *size, device="meta"))
     assert tuple(outputs.logits.shape) == (1, 19, *expected)
     assert tuple(outputs.aux_logits.shape) == (1, 19, *expected)
-    assert {name: maps.shape[1] for name, maps in outputs.features.items()} == {"layer3": 1024, "layer4": 2048}
+    channels = {"layer3": 1024, "layer4": 2048, "embedding": 2048}
+    assert {name: maps.shape[1] for name, maps in outputs.features.items()} == channels
+
+
+@pytest.mark.parametrize("size,expected", [((128, 256), (17, 33)), ((65, 33), (9, 5))])
+def test_the_squeezed_embedding_has_256_channels_and_keeps_the_stride(size, expected):
+    model = net(head="squeeze_excite", feature_norm=True)
+    outputs = model(torch.empty(2, 3, *size, device="meta"))
+    assert tuple(outputs.logits.shape) == (2, 19, *expected)
+    assert tuple(outputs.aux_logits.shape) == (2, 19, *expected)
+    assert tuple(outputs.features["embedding"].shape) == (2, 256, *expected)
+    assert model.feature_channels == {"layer3": 1024, "layer4": 2048, "embedding": 256}
+    assert model.head.fuse[1].num_groups == 32
 
 
 def test_dilations_and_the_place_of_the_stride():
@@ -45,8 +61,7 @@ def test_a_depth_without_a_network_is_refused():
 
 
 def test_runs_on_numbers():
-    spec = SimpleNamespace(name="deeplabv2", depth=50, aspp="released", norm="eval")
-    model = build_network(spec, 4, 1, seed=0)
+    model = build_network(spec(aspp="released", norm="eval"), 4, 1, seed=0)
     outputs = model(torch.rand(1, 3, 33, 49))
     outputs.logits.mean().backward()
     assert outputs.logits.isfinite().all()

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from udaseg.errors import UserError
-from udaseg.nets.discriminators import PatchDiscriminator, PixelClassifier
+from udaseg.nets.discriminators import PatchDiscriminator, PixelClassifier, ProdaDiscriminator
 
 
 class TestPatchDiscriminator:
@@ -33,6 +33,40 @@ class TestPatchDiscriminator:
     def test_gradient(self):
         torch.manual_seed(0)
         discriminator = PatchDiscriminator(2, width=2, layers=2).double()
+        assert gradcheck(discriminator, torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True))
+
+
+class TestProdaDiscriminator:
+    @given(st.integers(1, 40), st.integers(1, 40))
+    def test_one_logit_a_patch_also_a_partial_one(self, height, width):
+        assert ProdaDiscriminator(3, width=2, layers=4)(torch.rand(2, 3, height, width)).shape == (
+            2, 1, -(-height // 8), -(-width // 8),
+        )  # fmt: skip
+
+    def test_channels_double(self):
+        discriminator = ProdaDiscriminator(19)
+        shapes = [tuple(conv.weight.shape) for conv in discriminator.convs]
+        assert shapes == [(64, 19, 3, 3), (128, 64, 3, 3), (256, 128, 3, 3), (512, 256, 3, 3)]
+        assert tuple(discriminator.classifier.weight.shape) == (1, 512, 1, 1)
+
+    def test_only_the_activation_before_the_last_layer_leaks(self):
+        for layers, expected in ((2, -0.2), (3, 0.0)):
+            discriminator = ProdaDiscriminator(3, width=1, layers=layers)
+            for parameter in discriminator.parameters():
+                torch.nn.init.zeros_(parameter)
+            torch.nn.init.constant_(discriminator.convs[0].bias, -1.0)
+            for conv in [*discriminator.convs[1:], discriminator.classifier]:
+                torch.nn.init.ones_(conv.weight)
+            found = discriminator(torch.rand(1, 3, 2, 2))
+            torch.testing.assert_close(found, torch.full((1, 1, 1, 1), expected))
+
+    def test_maps_with_other_channels_are_refused(self):
+        with pytest.raises(RuntimeError):
+            ProdaDiscriminator(3, width=2)(torch.rand(1, 4, 8, 8))
+
+    def test_gradient(self):
+        torch.manual_seed(0)
+        discriminator = ProdaDiscriminator(2, width=2, layers=3).double()
         assert gradcheck(discriminator, torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True))
 
 

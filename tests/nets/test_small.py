@@ -9,7 +9,7 @@ from udaseg.ops.losses import cross_entropy, resize
 
 
 def net(classes=3):
-    spec = SimpleNamespace(name="small", depth=50, aspp="paper", norm="train")
+    spec = SimpleNamespace(name="small", depth=50, head="aspp", aspp="paper", feature_norm=False, norm="train")
     return build_network(spec, classes, 1, seed=0)
 
 

@@ -7,13 +7,18 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import ResNet50_Weights, resnet50
 
+from udaseg.config import Network
+from udaseg.engine.checkpoint import save_tensors
+from udaseg.engine.predict import load_predictor
 from udaseg.errors import UserError
 from udaseg.nets.build import build_network
 from udaseg.nets.weights import file_weights, imagenet_weights, load_weights
+from udaseg.validation import validate
 
 
 def spec(**changes):
-    return SimpleNamespace(**{"name": "small", "depth": 50, "aspp": "paper", "norm": "train"} | changes)
+    default = {"name": "small", "depth": 50, "head": "aspp", "aspp": "paper", "feature_norm": False, "norm": "train"}
+    return SimpleNamespace(**default | changes)
 
 
 def net(classes=5, levels=1, seed=0, **changes):
@@ -47,6 +52,26 @@ class TestLoadWeights:
         before = state(model.head)
         load_weights(model, tensors, "there")
         assert equal(state(model.head), before)
+
+    def test_a_head_of_another_kind_is_not_loaded(self):
+        model, tensors = net(head="squeeze_excite", levels=2), state(net(seed=1, levels=2))
+        before = state(model.head)
+        assert load_weights(model, tensors, "there") == 1.0
+        assert equal(state(model.head), before)
+        assert equal(state(model.aux_head), state(net(seed=1, levels=2).aux_head))
+
+    @pytest.mark.parametrize("head", ["aspp", "squeeze_excite"])
+    def test_a_head_and_the_norm_before_it_go_together(self, head):
+        donor = net(head=head, feature_norm=True, seed=1)
+        donor.feature_norm.running_mean += 3
+        model = net(head=head, feature_norm=True)
+        load_weights(model, state(donor), "there")
+        assert equal(state(model), state(donor))
+        for has, wants in ((True, False), (False, True)):
+            model, tensors = net(head=head, feature_norm=wants), state(net(head=head, feature_norm=has, seed=1))
+            before = state(model.head)
+            load_weights(model, tensors, "there")
+            assert equal(state(model.head), before)
 
     def test_names_without_the_prefix_are_those_of_a_backbone(self):
         model, other = net(), net(seed=1)
@@ -82,6 +107,33 @@ class TestLoadWeights:
     def test_another_network_is_refused(self):
         with pytest.raises(UserError, match="holds 0%"):
             load_weights(net(), {"weight": torch.zeros(1)}, "there")
+
+
+class TestPredictor:
+    """Weights and spec are enough to have the network back, whichever head it has."""
+
+    def saved(self, tmp_path, levels=1, **changes):
+        network = validate(Network, vars(spec(**changes)))
+        model = build_network(network, 5, levels, seed=1).eval()
+        save_tensors(tmp_path / "model.safetensors", model.state_dict())
+        return network, model
+
+    @pytest.mark.parametrize("levels", [1, 2])
+    @pytest.mark.parametrize("feature_norm", [False, True])
+    @pytest.mark.parametrize("head", ["aspp", "squeeze_excite"])
+    def test_is_read_back(self, tmp_path, head, feature_norm, levels):
+        network, model = self.saved(tmp_path, levels, head=head, feature_norm=feature_norm)
+        read = load_predictor(network, 5, tmp_path / "model.safetensors", torch.device("cpu"))
+        images = torch.rand(1, 3, 32, 40)
+        assert equal(state(read), state(model))
+        assert torch.equal(read(images).logits, model(images).logits)
+
+    @pytest.mark.parametrize("changes", [{"head": "squeeze_excite"}, {"feature_norm": True}], ids=str)
+    def test_of_another_head_is_refused(self, tmp_path, changes):
+        network, _ = self.saved(tmp_path)
+        with pytest.raises(UserError, match="not the weights of a small with 5 classes"):
+            other = network.model_copy(update=changes)
+            load_predictor(other, 5, tmp_path / "model.safetensors", torch.device("cpu"))
 
 
 class TestFileWeights:

@@ -13,6 +13,8 @@ Differences from the paper
 Differences from the released code
 - All labels of a batch ignored: a loss of 0 where the release gives NaN.
 - One discriminator term serves both levels; it is off where both adversarial weights are 0.
+ProDA's warm-up is this method with one level, `gan: least_squares`, `discriminator: proda` and the weights adv 0.01 and
+disc 2 (its release does not halve the discriminator's losses).
 """
 
 from collections.abc import Generator
@@ -25,15 +27,18 @@ from torch.optim import Optimizer
 
 from udaseg.data.streams import Batch
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
-from udaseg.nets.discriminators import PatchDiscriminator
+from udaseg.nets.discriminators import PatchDiscriminator, ProdaDiscriminator
 from udaseg.ops.adversarial import adversarial_loss, discriminator_losses
+
+DISCRIMINATORS = {"adaptsegnet": PatchDiscriminator, "proda": ProdaDiscriminator}
 
 
 class Config(Knobs):
     levels: Literal[1, 2] = 1  # 2: also at the stage before the last (the authors advise 1 since PyTorch 0.4)
     gan: Literal["vanilla", "least_squares"] = "vanilla"  # least_squares goes with an adversarial weight of 0.01
+    discriminator: Literal["adaptsegnet", "proda"] = "adaptsegnet"  # proda: 3x3 instead of 4x4 convolutions, last 1x1
     width: Annotated[int, Field(ge=1)] = 64  # channels of the discriminator's first layer (paper 64)
-    layers: Annotated[int, Field(ge=2, le=5)] = 5  # of the discriminator, each of stride 2 (paper 5)
+    layers: Annotated[int, Field(ge=2, le=5)] = 5  # of the discriminator, each (proda: but the last) of stride 2
     discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4  # Adam, with the segmenter's schedule (paper 1e-4)
 
 
@@ -72,7 +77,9 @@ class AdaptSegNet(Method):
         self.discriminators = nn.ModuleDict()
         for index, level in enumerate(["main", "aux"][: self.knobs.levels]):
             self.discriminators[level] = context.build(
-                lambda: PatchDiscriminator(len(context.classes), self.knobs.width, self.knobs.layers),
+                lambda: DISCRIMINATORS[self.knobs.discriminator](
+                    len(context.classes), self.knobs.width, self.knobs.layers
+                ),
                 "discriminator",
                 index,
             )

@@ -1,11 +1,13 @@
-"""What all segmentation networks share: normalisation, named features, DeepLabv2's heads, BatchNorm policy."""
+"""What all segmentation networks share: normalisation, named features, BatchNorm policy, initial weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+
+from udaseg.nets.heads import Head
 
 Norm = Literal["train", "affine_frozen", "eval"]
 
@@ -38,34 +40,11 @@ class Backbone(nn.Module):
     feature_channels: dict[str, int]
     head_feature: str
     aux_feature: str
+    head_width: int  # channels inside a squeeze-and-excite head
     dilations: tuple[int, int, int, int]  # of the heads' branches, fitting the stride of the features
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} computes no features")
-
-
-class Aspp(nn.Module):
-    """DeepLabv2's classifier: the sum of parallel 3x3 convolutions with different dilations.
-
-    Weights are drawn from N(0, 0.01), biases as PyTorch does, as in AdaptSegNet's release.
-    """
-
-    def __init__(self, channels: int, classes: int, dilations: Sequence[int]) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList()
-        # Each branch is drawn whole before the next, so that fewer of them start from the same weights.
-        for dilation in dilations:
-            branch = nn.Conv2d(channels, classes, 3, padding=dilation, dilation=dilation)
-            nn.init.normal_(branch.weight, std=0.01)
-            self.branches.append(branch)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, channels, h, w) -> logits (B, classes, h, w)."""
-        first, *others = self.branches
-        logits: Tensor = first(features)
-        for branch in others:
-            logits = logits + branch(features)
-        return logits
 
 
 class SegmentationNet(nn.Module):
@@ -75,16 +54,20 @@ class SegmentationNet(nn.Module):
         backbone: gives the features.
         head: classifier of the main level.
         aux_head: classifier of the auxiliary level, or None.
+        feature_norm: whether a BatchNorm of its own stands before the head: backbones trained without labels have
+            features of any scale (ProDA's `bn_clr`, for SimCLR's weights).
         norm: BatchNorm policy. "train": statistics and affine train (DACS, DAFormer); "affine_frozen": only statistics
             do (AdaptSegNet); "eval": neither, the running statistics normalise also while training (CBST).
     """
 
-    def __init__(self, backbone: Backbone, head: Aspp, aux_head: Aspp | None, norm: Norm) -> None:
+    def __init__(self, backbone: Backbone, head: Head, aux_head: Head | None, feature_norm: bool, norm: Norm) -> None:
         super().__init__()
         self.normalise = Normalise()
         self.backbone = backbone
         self.head = head
         self.aux_head = aux_head
+        channels = backbone.feature_channels[backbone.head_feature]
+        self.feature_norm = nn.BatchNorm2d(channels) if feature_norm else nn.Identity()
         self.norm = norm
         if norm != "train":
             for module in self._batch_norms():
@@ -93,13 +76,15 @@ class SegmentationNet(nn.Module):
 
     @property
     def feature_channels(self) -> dict[str, int]:
-        return self.backbone.feature_channels
+        """Channels of each of the features: the backbone's, and "embedding", the map that the main classifier sees."""
+        return {**self.backbone.feature_channels, "embedding": self.head.embedding_channels}
 
     def forward(self, images: Tensor) -> Outputs:
         """Images (B, 3, H, W), RGB in [0, 1], not normalised -> `Outputs`."""
         features = self.backbone(self.normalise(images))
         aux_logits = None if self.aux_head is None else self.aux_head(features[self.backbone.aux_feature])
-        return Outputs(self.head(features[self.backbone.head_feature]), aux_logits, features)
+        embedding = self.head.embed(self.feature_norm(features[self.backbone.head_feature]))
+        return Outputs(self.head.classify(embedding), aux_logits, {**features, "embedding": embedding})
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from udaseg.errors import UserError
-from udaseg.nets.base import Aspp, Backbone, SegmentationNet, initialised_from
+from udaseg.nets.base import Backbone, SegmentationNet, initialised_from
 from udaseg.nets.deeplab import ResNetBackbone
+from udaseg.nets.heads import Aspp, Head, SqueezeExciteHead
 from udaseg.nets.small import SmallBackbone
 from udaseg.seeding import seed_for
 
@@ -27,7 +28,7 @@ def build_network(spec: "Network", classes: int, levels: int, seed: int) -> Segm
     without, and one with two branches from the first two of the one with four.
 
     Args:
-        spec: name, depth, branches of the heads, BatchNorm policy.
+        spec: name, depth, kind and branches of the heads, BatchNorm before the head and policy of all.
         classes: channels of the logits.
         levels: 1, or 2 for an auxiliary head on the stage before the last.
         seed: of the run.
@@ -43,16 +44,27 @@ def build_network(spec: "Network", classes: int, levels: int, seed: int) -> Segm
         backbone = BACKBONES[spec.name](spec)
     # AdaptSegNet's release returns from inside the loop over the branches, after the second one.
     dilations = backbone.dilations if spec.aspp == "paper" else backbone.dilations[:2]
+    kinds: dict[str, Callable[[int], Head]] = {
+        "aspp": lambda channels: Aspp(channels, classes, dilations),
+        "squeeze_excite": lambda channels: SqueezeExciteHead(
+            channels, classes, backbone.dilations, backbone.head_width
+        ),
+    }
+    # The auxiliary level has DeepLabv2's head whatever the main one has: AdaptSegNet's is the only one there is.
+    wanted = [(spec.head, backbone.head_feature), ("aspp", backbone.aux_feature)][:levels]
     heads = []
-    for level, feature in enumerate([backbone.head_feature, backbone.aux_feature][:levels]):
+    for level, (kind, feature) in enumerate(wanted):
         with initialised_from(seed_for(seed, "init.head", level)):
-            heads.append(Aspp(backbone.feature_channels[feature], classes, dilations))
-    return SegmentationNet(backbone, heads[0], heads[1] if levels == 2 else None, spec.norm)
+            heads.append(kinds[kind](backbone.feature_channels[feature]))
+    return SegmentationNet(backbone, heads[0], heads[1] if levels == 2 else None, spec.feature_norm, spec.norm)
 
 
 def parameter_groups(net: SegmentationNet) -> dict[str, list[nn.Parameter]]:
-    """All parameters, frozen ones too, each exactly once: those of the "backbone" and those of the "head"s."""
-    heads = [module for module in (net.head, net.aux_head) if module is not None]
+    """All parameters, frozen ones too, each exactly once: those of the "backbone" and those of the "head"s.
+
+    The BatchNorm before the head learns with the head, as in ProDA's release: both are new, the backbone is not.
+    """
+    heads = [module for module in (net.head, net.aux_head, net.feature_norm) if module is not None]
     return {
         "backbone": list(net.backbone.parameters()),
         "head": [parameter for module in heads for parameter in module.parameters()],

@@ -16,6 +16,7 @@ class ResNetBackbone(Backbone):
     feature_channels = {"layer3": 1024, "layer4": 2048}  # noqa: RUF012 (a constant of the class)
     head_feature = "layer4"
     aux_feature = "layer3"
+    head_width = 256
     dilations = (6, 12, 18, 24)
 
     def __init__(self, depth: Literal[50, 101]) -> None:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udaseg.errors import UserError
@@ -41,6 +42,33 @@ class PatchDiscriminator(nn.Module):
         for conv in hidden:
             maps = self.activation(conv(maps))
         logits: Tensor = last(maps)
+        return logits
+
+
+class ProdaDiscriminator(nn.Module):
+    """The discriminator of ProDA's warm-up: one domain logit for each patch, at half the stride of AdaptSegNet's.
+
+    3x3 convolutions of stride 2 with channels -> width -> 2 width -> ..., then a 1x1 convolution to the logit. ReLU
+    between them, but LeakyReLU(0.2) before the last; no normalisation, no sigmoid (as released).
+
+    Args:
+        channels: of the input; the number of classes in output space.
+        width: channels after the first layer (released 64).
+        layers: convolutions, the last one included (released 5).
+    """
+
+    def __init__(self, channels: int, width: int = 64, layers: int = 5) -> None:
+        super().__init__()
+        widths = [channels, *(width * 2**index for index in range(layers - 1))]
+        self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, 2, 1) for before, after in pairwise(widths))
+        self.classifier = nn.Conv2d(widths[-1], 1, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, channels, H, W) -> domain logits (B, 1, H / stride, W / stride), rounded up."""
+        *hidden, last = self.convs
+        for conv in hidden:
+            maps = F.relu(conv(maps))
+        logits: Tensor = self.classifier(F.leaky_relu(last(maps), 0.2))
         return logits
 
 

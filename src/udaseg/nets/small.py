@@ -39,6 +39,7 @@ class SmallBackbone(Backbone):
     feature_channels = {"layer3": 96, "layer4": 96, "fused": 48}  # noqa: RUF012 (a constant of the class)
     head_feature = "fused"
     aux_feature = "layer3"
+    head_width = 32  # with 48, as many as it takes in, the network would cost twice what it does with the other head
     dilations = (1, 3, 6, 9)
 
     def __init__(self) -> None:

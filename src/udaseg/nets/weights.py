@@ -23,8 +23,8 @@ def load_weights(net: SegmentationNet, tensors: Mapping[str, Tensor], origin: st
     """Copy what fits into `net`; return the share of the backbone's tensors that was found, by name and shape.
 
     Backbone tensors (parameters and BatchNorm statistics) are named as in our checkpoints ("backbone.layer1.…") or as
-    in torchvision ("layer1.…"). A head is loaded if all of it fits, and keeps its initial weights otherwise, as it must
-    where the number of classes differs; heads are not counted.
+    in torchvision ("layer1.…"). A head is loaded if all of it fits, the BatchNorm before it included, and keeps its
+    initial weights otherwise, as it must where the number of classes differs; heads are not counted.
 
     Args:
         net: is changed.
@@ -54,7 +54,7 @@ def load_weights(net: SegmentationNet, tensors: Mapping[str, Tensor], origin: st
             f"{'; '.join(mismatches[:5])}{'; …' if mismatches[5:] else ''}. Give the weights of this network "
             f"(check network.name and network.depth), or start from other initial weights"
         )
-    for head in ("head.", "aux_head."):
+    for head in (("head.", "feature_norm."), ("aux_head.",)):
         members = {name: tensor for name, tensor in tensors.items() if name.startswith(head)}
         shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith(head)}
         if members and {name: tensor.shape for name, tensor in members.items()} == shapes:
