@@ -39,6 +39,8 @@ wildcard_constraints:
     set=r"[^/]+",
     run=r"[^/]+/[^/]+/[^/]+",
     evaluation=r"[0-9a-f]+",
+    labels=r"[0-9a-f]+",
+    quality=r"[0-9a-f]+",
 
 
 rule all:
@@ -50,6 +52,7 @@ rule all:
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/label.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

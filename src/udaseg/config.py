@@ -121,7 +121,9 @@ class Task(Model):
 class Network(Model):
     name: Literal["small", "deeplabv2"]
     depth: Literal[50, 101]  # of the ResNet under deeplabv2; the small network has one depth
-    aspp: Fidelity  # paper: four dilated branches; released: two, AdaptSegNet's misplaced return
+    head: Literal["aspp", "squeeze_excite"]  # DeepLabv2's classifier | ProDA's, with an embedding before the logits
+    aspp: Fidelity  # of aspp heads. paper: four dilated branches; released: two, AdaptSegNet's misplaced return
+    feature_norm: bool  # a BatchNorm before the head, for a backbone trained without labels (ProDA's bn_clr)
     norm: Literal["train", "affine_frozen", "eval"]  # BatchNorm: all trains | statistics only | nothing
 
 
@@ -150,10 +152,30 @@ class View(Model):
     blur: Share  # chance of a Gaussian blur
 
 
+class RareClass(Model):
+    """Rare class sampling (DAFormer): draw a class, the rare ones more often, then an image that shows it."""
+
+    temperature: Annotated[float, Field(gt=0)]  # paper 0.01; a large one draws all classes alike
+    min_pixels: Positive  # of the class that an image must exceed to be drawn for it (paper 3000, at 1280 x 720)
+    crop_share: Annotated[
+        float, Field(ge=0)
+    ]  # of min_pixels that a crop must exceed, else it is drawn again (paper 0.5)
+
+
+class SourceView(View):
+    portion: Annotated[float, Field(gt=0, le=1)]  # of the images that is used; a larger one holds the smaller (CBST)
+    max_class_share: Annotated[float, Field(gt=0, le=1)]  # of a crop that one class may fill (DAFormer 0.75; 1: any)
+    rare: RareClass | None  # null: every image as often as any other
+
+
+class TargetView(View):
+    mine: Share  # chance of a crop centred at a pixel of a class that is rare among the pseudo-labels (CBST 0.8)
+
+
 class Train(Model):
     iterations: Positive
-    source: View
-    target: View
+    source: SourceView
+    target: TargetView
     accumulate: Positive  # batches a step; the effective batch is batch * accumulate
     precision: Literal["fp32", "bf16"]
     threads: Positive  # of PyTorch; part of the result: another count gives other bytes
@@ -198,6 +220,38 @@ class Evaluate(Model):
     pictures: Annotated[int, Field(ge=0)]  # predictions kept for the report's qualitative grid
 
 
+class Labels(Model):
+    """How a stage's pseudo-labels come out of an earlier stage: one pass over the target's training images."""
+
+    rule: Literal["threshold", "class_balanced", "entropy", "soft"]
+    # threshold: the class where its probability exceeds `threshold` (ProDA's distillation)
+    # class_balanced: the `portion` of each class's pixels that is the most confident (CBST)
+    # entropy: soft labels of that portion, sharpened (CRST's LRENT); soft: all probabilities, and prototypes (ProDA)
+    protocol: Protocol  # of the predictions; with several scales or a flip, probabilities are averaged
+    threshold: Share  # ProDA 0.95
+    portion: Share
+    every: Positive  # one in so many of an image's pixels of a class counts for the threshold (CRST 4)
+    mine_below: Share  # a class with less than this share of the predicted pixels is mined for (CRST 0.001)
+    sharpness: Annotated[float, Field(gt=0)]  # LRENT's weight alpha (CRST 0.25)
+    min_pixels: Positive  # of a class in an image for them to count for its prototype (ProDA 10)
+
+
+class Growing(Model):
+    start: Share
+    step: Share
+    most: Share
+
+
+class Rounds(Model):
+    """A stage that is run several times, each time from the round before and on pseudo-labels of that one (CBST)."""
+
+    count: Positive
+    target: Growing  # `labels.portion` of each round
+    source: Growing  # `train.source.portion` of each round
+    growth: Fidelity  # paper: up to `most`; released (CBST): a step is added while it is less than `most`
+    lr_factor: Annotated[float, Field(gt=0)]  # on the rate, from round to round (CBST's release 1/sqrt(2), CRST's 1)
+
+
 class Pretrain(Model):
     """Supervised segmentation of procedural objects; its backbone plays the part of ImageNet weights."""
 
@@ -227,6 +281,8 @@ class Stage(Model):
     network: dict[str, Any] = Field(default={})
     optim: dict[str, Any] = Field(default={})
     train: dict[str, Any] = Field(default={})
+    labels: dict[str, Any] = Field(default={})  # `of`: the earlier stage that labels the target; and differences
+    rounds: Rounds | None = None
 
 
 class Recipe(Model):
@@ -250,6 +306,7 @@ class Params(Model):
     pretrain: Pretrain
     optim: Optim
     train: Train
+    labels: Labels
     evaluate: Evaluate
     methods: dict[Name, MethodParams]
     recipes: dict[Name, Recipe]

@@ -77,13 +77,14 @@ def write_specs(plan: Plan) -> None:
 
 
 def unplanned(plans: list[Plan], root: Path) -> Iterator[Path]:
-    """Folders of prepared sets, runs and evaluations below `root` that none of the plans has.
+    """Folders of prepared sets, runs, evaluations and pseudo-labels below `root` that none of the plans has.
 
-    The evaluations of a run that is not planned go with it and are not listed.
+    What lies in a folder that is not planned goes with it and is not listed.
     """
     planned = {root / job.folder for plan in plans for job in plan.jobs.values()}
-    outer = [*root.glob("data/sets/*"), *root.glob("results/*/*/*")]
-    inner = [folder for run in outer if run in planned for folder in run.glob("evaluate-*")]
-    for folder in sorted([*outer, *inner]):
+    found = [*root.glob("data/sets/*"), *root.glob("results/*/*/*")]
+    for pattern in ("evaluate-*", "label-*", "label-*/quality-*"):
+        found += [folder for folder in root.glob(f"results/*/*/*/{pattern}") if folder.parent in planned]
+    for folder in sorted(found):
         if folder.is_dir() and folder not in planned:
             yield folder

@@ -7,12 +7,16 @@ import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from udaseg.config import DomainUse, Network, Optim, Params, Pretrain, Stage, Train, View
+from udaseg.config import DomainUse, Labels, Network, Optim, Params, Pretrain, Recipe, Stage, Train, View
 from udaseg.errors import UserError
+from udaseg.ops.schedules import portions
 from udaseg.runs import read_yaml
 from udaseg.validation import M, Model, require_known, suggestion, validate
+
+if TYPE_CHECKING:
+    from udaseg.methods.base import MethodSpec
 
 # Mappings whose entries belong together: a study that gives one gives all of it.
 WHOLE = {"class_map", "class_sets", "counts", "lists"}
@@ -84,24 +88,66 @@ def _check_methods(params: Params) -> None:
         if missing:
             raise UserError(f"methods.{name}.weights: no weight for the terms {missing}")
     for name, recipe in params.recipes.items():
-        for stage_name, stage in recipe.stages.items():
+        stages = expanded(params, recipe)
+        for index, (stage_name, stage) in enumerate(stages.items()):
             path = f"recipes.{name}.stages.{stage_name}"
             require_known(f"{path}.method", stage.method, params.methods)
+            _check_stage(params, stage, path, list(stages)[:index])
             spec = METHODS[stage.method].SPEC
-            for term in stage.weights:
-                require_known(f"{path}.weights", term, spec.weights)
-            for role, start in stage.init.items():
-                require_known(f"{path}.init", role, spec.roles)
-                if not start.startswith("file:"):
-                    earlier = list(recipe.stages)[: list(recipe.stages).index(stage_name)]
-                    require_known(f"{path}.init.{role}", start, ["scratch", "pretrain", "file:PATH", *earlier])
-            resolve_stage(params, stage, path)
             target = params.task.target.dataset
             if name in params.run and spec.labelled == "target" and not params.datasets[target].has_labels():
                 raise UserError(
                     f"run: recipe '{name}' learns from labels of the target, but data set '{target}' has none "
                     f"(datasets.{target}.labels is null); take '{name}' out of run, or give the data set its labels"
                 )
+
+
+def _check_stage(params: Params, stage: Stage, path: str, earlier: list[str]) -> None:
+    """Hold one stage against its method's SPEC; `earlier` are the recipe's stages before it."""
+    from udaseg.methods import METHODS
+
+    spec = METHODS[stage.method].SPEC
+    for term in stage.weights:
+        require_known(f"{path}.weights", term, spec.weights)
+    for role, start in stage.init.items():
+        require_known(f"{path}.init", role, spec.roles)
+        if not start.startswith("file:"):
+            require_known(f"{path}.init.{role}", start, ["scratch", "pretrain", "file:PATH", *earlier])
+    if missing := [role for role in spec.roles if role not in stage.init]:
+        raise UserError(f"{path}.init: nothing for {missing}; {stage.method} starts from {list(spec.roles)}")
+    resolved = resolve_stage(params, stage, path)
+    if resolved.labels is not None:
+        require_known(f"{path}.labels.of", resolved.labels_of, earlier)
+
+
+def expanded(params: Params, recipe: Recipe) -> dict[str, Stage]:
+    """A recipe's stages by name, a stage with `rounds` as that many: NAME1, NAME2, …, each from the one before."""
+    stages: dict[str, Stage] = {}
+    for name, stage in recipe.stages.items():
+        if stage.rounds is None:
+            stages[name] = stage
+            continue
+        rounds = stage.rounds
+        grown = {
+            domain: portions(rounds.count, growing.start, growing.step, growing.most, rounds.growth)
+            for domain, growing in (("target", rounds.target), ("source", rounds.source))
+        }
+        before = None
+        for index in range(rounds.count):
+            changes: dict[str, Any] = {
+                "labels": {**stage.labels, "portion": grown["target"][index]},
+                "train": overlay(stage.train, {"source": {"portion": grown["source"][index]}}),
+                "rounds": None,
+            }
+            if rounds.lr_factor != 1:
+                rate = float(stage.optim.get("lr", params.optim.lr))
+                changes["optim"] = {**stage.optim, "lr": rate * rounds.lr_factor**index}
+            if before is not None:
+                changes["labels"]["of"] = before
+                changes["init"] = {**stage.init, "student": before}
+            before = f"{name}{index + 1}"
+            stages[before] = stage.model_copy(update=changes)
+    return stages
 
 
 class ResolvedStage(Model):
@@ -113,6 +159,8 @@ class ResolvedStage(Model):
     network: Network
     optim: Optim
     train: Train
+    labels: Labels | None  # None: no active term looks at pseudo-labels
+    labels_of: str  # the stage whose network makes them
 
 
 def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pretrain | None = None) -> ResolvedStage:
@@ -138,6 +186,20 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
         return validate(type(base), overlay(base.model_dump(mode="json"), over), f"{path}.{key}") if over else base
 
     train = laid(params.train, stage.train, "train")
+    labels = None
+    if provided := _provided_by_labels(spec, knobs, weights):
+        if "of" not in stage.labels:
+            raise UserError(
+                f"{path}.labels: {stage.method} needs {', '.join(provided)} from an earlier stage; name it as "
+                "`labels: {of: STAGE, rule: …}`"
+            )
+        labels = laid(params.labels, {key: value for key, value in stage.labels.items() if key != "of"}, "labels")
+        if lacking := [name for name in provided if name not in PROVIDES[labels.rule]]:
+            rules = [rule for rule, names in PROVIDES.items() if set(provided) <= set(names)]
+            raise UserError(
+                f"{path}.labels.rule: '{labels.rule}' gives no {', '.join(lacking)}, which {stage.method} needs with "
+                f"these knobs; rules that do: {', '.join(rules) or 'none'}"
+            )
     labelled = shown or (params.task.target if spec.labelled == "target" else params.task.source)
     views = f"{path}.train" if stage.train else "train"
     _check_view(f"{views}.source", train.source, labelled)
@@ -150,7 +212,24 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
         network=laid(params.network, stage.network, "network"),
         optim=laid(params.optim, stage.optim, "optim"),
         train=train,
+        labels=labels,
+        labels_of=str(stage.labels.get("of", "")),
     )
+
+
+# What the folder of a label job holds, by its rule: views of the target, and tensors for the method.
+PROVIDES = {
+    "threshold": ("target.pseudo",),
+    "class_balanced": ("target.pseudo",),
+    "entropy": ("target.soft",),
+    "soft": ("target.soft", "prototypes", "counts"),
+}
+
+
+def _provided_by_labels(spec: "MethodSpec", knobs: Any, weights: Mapping[str, float]) -> list[str]:
+    """What the method's active terms need of an earlier stage's label job."""
+    views = [view for view in spec.streams(knobs, weights) if view in ("target.pseudo", "target.soft")]
+    return [*views, *spec.consumes(knobs, spec.active(weights))]
 
 
 def _check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:

@@ -11,9 +11,19 @@ from udaseg.config import CamvidData, Params, Scored, Stage
 from udaseg.errors import UserError
 from udaseg.fingerprint import fingerprint
 from udaseg.jobs import Job, Plan
-from udaseg.parameters import ResolvedStage, resolve_stage
+from udaseg.parameters import ResolvedStage, expanded, resolve_stage
 from udaseg.runs import sha256
-from udaseg.specs import DownloadSpec, EvaluateSpec, PrepareSpec, ReportRun, ReportSpec, TrainSpec, digest
+from udaseg.specs import (
+    DownloadSpec,
+    EvaluateSpec,
+    LabelSpec,
+    PrepareSpec,
+    QualitySpec,
+    ReportRun,
+    ReportSpec,
+    TrainSpec,
+    digest,
+)
 
 DOWNLOADS = Path("data/downloads")
 
@@ -27,34 +37,41 @@ def make_plan(params: Params) -> Plan:
     plan = Plan(params.study)
     source = _prepare(params, plan, params.task.source.dataset, params.task.source.size, params.task.classes)
     target = _prepare(params, plan, params.task.target.dataset, params.task.target.size, params.task.classes)
+    recipes = {name: expanded(params, params.recipes[name]) for name in params.run}
     resolved = {
         (name, stage_name): resolve_stage(params, stage, f"recipes.{name}.stages.{stage_name}")
-        for name in params.run
-        for stage_name, stage in params.recipes[name].stages.items()
+        for name, stages in recipes.items()
+        for stage_name, stage in stages.items()
     }
     runs: list[ReportRun] = []
     ends: dict[str, Job] = {}
     for seed in params.seeds:
         for name in params.run:
-            recipe = params.recipes[name]
-            stages: dict[str, Job] = {}
-            for stage_name, stage in recipe.stages.items():
+            made: dict[str, Job] = {}
+            for stage_name, stage in recipes[name].items():
                 settings = resolved[name, stage_name]
                 label = f"{name}.{stage_name} seed={seed}"
-                job = plan.add(_train(params, plan, stage, settings, stages, (source, target), seed, label))
-                stages[stage_name] = job
+                labels = quality = None
+                if settings.labels is not None:
+                    of = settings.labels_of
+                    labels = plan.add(_label(made[of], resolved[name, of], settings, target))
+                    quality = plan.add(_quality(labels, target))
+                parents = (source, target, *([labels] if labels else []))
+                job = plan.add(_train(params, plan, stage, settings, made, parents, seed, label))
+                made[stage_name] = job
                 split = params.evaluate.report
                 evaluation = plan.add(_evaluate(params, job, settings, target, split)) if split else None
-                ends |= {end.folder: end for end in [evaluation or job]}
+                ends |= {end.folder: end for end in [evaluation or job, *([quality] if quality else [])]}
                 runs.append(
                     ReportRun(
                         recipe=name,
-                        title=recipe.title,
+                        title=params.recipes[name].title,
                         stage=stage_name,
-                        final=stage_name == list(recipe.stages)[-1],
+                        final=stage_name == list(recipes[name])[-1],
                         seed=seed,
                         run=job.folder,
                         evaluation=evaluation.folder if evaluation else None,
+                        quality=quality.folder if quality else None,
                         overrides=_differences(settings),
                     )
                 )
@@ -91,17 +108,18 @@ def _train(
     stage: Stage,
     resolved: ResolvedStage,
     earlier: dict[str, Job],
-    sets: tuple[Job, Job],
+    inputs: tuple[Job, ...],
     seed: int,
     label: str,
 ) -> Job:
+    """The training job of a stage; `inputs` are its source, its target and, where it has some, its pseudo-labels."""
     from udaseg.methods import METHODS
 
-    source, target = sets
+    source, target, *labels = inputs
     method = METHODS[stage.method].SPEC
-    init, sums, parents = {}, {}, [source, target]
+    init, sums, parents = {}, {}, list(inputs)
     for role in method.roles:
-        start = stage.init.get(role, "pretrain")
+        start = stage.init[role]
         if start == "pretrain":
             parent = _pretrain(params, plan, resolved) if resolved.network.name == "small" else None
         else:
@@ -116,6 +134,7 @@ def _train(
         resolved,
         labelled=target if method.labelled == "target" else source,
         target=target,
+        labels=labels[0] if labels else None,
         classes=params.task.classes,
         place=f"results/{params.task.source.dataset}-{params.task.target.dataset}",
         seed=seed,
@@ -131,6 +150,7 @@ def _train_job(
     *,
     labelled: Job,
     target: Job | None,
+    labels: Job | None,
     classes: list[str],
     place: str,
     seed: int,
@@ -150,6 +170,7 @@ def _train_job(
         classes=classes,
         init=init[0],
         init_sums=init[1],
+        labels=labels.folder if labels else None,
         network=resolved.network,
         optim=resolved.optim,
         train=resolved.train,
@@ -187,6 +208,7 @@ def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
             settings.model_copy(update={"network": network}),
             labelled=objects,
             target=None,
+            labels=None,
             classes=list(NAMES),
             place=f"results/{pretrain.dataset}",
             seed=pretrain.seed,
@@ -195,6 +217,46 @@ def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
             label=f"pretraining on {dataset.kind}",
         )
     )
+
+
+def label_code() -> str:
+    """Fingerprint of the code that labels target images."""
+    return fingerprint("offline.label")
+
+
+def quality_code() -> str:
+    """Fingerprint of the code that judges pseudo-labels."""
+    return fingerprint("offline.quality")
+
+
+def _label(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, target: Job) -> Job:
+    """The job in which the network of `run`, a stage with the settings `resolved`, labels for the stage `consumer`."""
+    assert consumer.labels is not None and isinstance(run.spec, TrainSpec)
+    draft = LabelSpec(
+        kind="label",
+        folder=run.folder,
+        run=run.folder,
+        set=target.folder,
+        classes=run.spec.classes,
+        network=resolved.network,
+        threads=resolved.train.threads,
+        labels=consumer.labels,
+        code=label_code(),
+    )
+    return Job(_at(draft, f"{run.folder}/label-{digest(draft)}"), (run, target), f"labels of {run.label}")
+
+
+def _quality(labels: Job, target: Job) -> Job:
+    assert isinstance(labels.spec, LabelSpec)
+    draft = QualitySpec(
+        kind="quality",
+        folder=labels.folder,
+        labels=labels.folder,
+        set=target.folder,
+        classes=labels.spec.classes,
+        code=quality_code(),
+    )
+    return Job(_at(draft, f"{labels.folder}/quality-{digest(draft)}"), (labels, target), f"quality of {labels.label}")
 
 
 def _evaluate(params: Params, run: Job, resolved: ResolvedStage, target: Job, split: Scored) -> Job:

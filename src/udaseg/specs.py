@@ -8,7 +8,19 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from udaseg.config import CamvidData, DatasetSpec, Network, Optim, PathText, Positive, Protocol, Scored, Size, Train
+from udaseg.config import (
+    CamvidData,
+    DatasetSpec,
+    Labels,
+    Network,
+    Optim,
+    PathText,
+    Positive,
+    Protocol,
+    Scored,
+    Size,
+    Train,
+)
 from udaseg.errors import UserError
 from udaseg.runs import read_yaml
 from udaseg.validation import M, Model, validate
@@ -52,10 +64,36 @@ class TrainSpec(Model):
     classes: list[str]
     init: dict[str, str]  # role -> scratch | imagenet | file:PATH | folder of a run
     init_sums: dict[str, str]  # role -> SHA-256 of a user's own weights file
+    labels: PathText | None  # folder of the pseudo-labels of the target's training images
     network: Network
     optim: Optim
     train: Train
     monitor: Scored | None
+    code: str
+
+
+class LabelSpec(Model):
+    """Label the target's training images with one run's network."""
+
+    kind: Literal["label"]
+    folder: PathText  # <run>/label-<hash>
+    run: PathText
+    set: PathText
+    classes: list[str]
+    network: Network
+    threads: Positive
+    labels: Labels
+    code: str
+
+
+class QualitySpec(Model):
+    """Hold pseudo-labels against the ground truth, where there is one. Nothing that trains reads the result."""
+
+    kind: Literal["quality"]
+    folder: PathText  # <run>/label-<hash>/quality-<hash>
+    labels: PathText
+    set: PathText
+    classes: list[str]
     code: str
 
 
@@ -84,6 +122,7 @@ class ReportRun(Model):
     seed: int
     run: PathText
     evaluation: PathText | None  # None: nothing is scored in this study
+    quality: PathText | None  # of the pseudo-labels that this stage was trained on; None: it had none
     overrides: str
 
 
@@ -103,7 +142,7 @@ class ReportSpec(Model):
     code: str
 
 
-Spec = DownloadSpec | PrepareSpec | TrainSpec | EvaluateSpec | ReportSpec
+Spec = DownloadSpec | PrepareSpec | TrainSpec | LabelSpec | QualitySpec | EvaluateSpec | ReportSpec
 NOT_HASHED = {"folder", "output", "mirror"}
 
 

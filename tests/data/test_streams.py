@@ -2,18 +2,21 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from udaseg.config import View
+from udaseg.config import SourceView, TargetView
 from udaseg.data.base import Item
 from udaseg.data.classes import IGNORE
 from udaseg.data.prepare import prepare
 from udaseg.data.prepared import PreparedSet
-from udaseg.data.streams import Batch, Streams, batches
+from udaseg.data.streams import Batch, Streams, Target, batches, soft_view
+from udaseg.data.views import Geometry, crop_then_resize
+from udaseg.errors import UserError
 
 COUNT = 6
 CLASSES = ["low", "high"]
@@ -41,20 +44,30 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
     return PreparedSet(folder)
 
 
-def view(**changes: Any) -> View:
-    plain = {"batch": 2, "crop": (16, 16), "scale": (1.0, 1.0), "flip": 0.5, "jitter": 0.0, "blur": 0.0}
-    return View.model_validate(plain | changes)
+PLAIN: dict[str, Any] = {
+    "batch": 2, "crop": (16, 16), "scale": (1.0, 1.0), "flip": 0.5, "jitter": 0.0, "blur": 0.0,
+}  # fmt: skip
 
 
 def streams(
-    prepared: PreparedSet, seed: int = 0, used: Sequence[str] = ("source", "target"), **changes: Any
+    prepared: PreparedSet,
+    seed: int = 0,
+    used: Sequence[str] = ("source", "target"),
+    labels: Any = None,
+    source: dict[str, Any] | None = None,
+    target: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> Streams:
-    views = {"source": view(**changes), "target": view(**changes)}
-    return Streams(dict.fromkeys(used, prepared), views, seed)
+    """Streams of one set for both domains; `changes` are of both views."""
+    plain = PLAIN | changes
+    whole = {"portion": 1.0, "max_class_share": 1.0, "rare": None}
+    of_source = SourceView.model_validate(plain | whole | (source or {}))
+    of_target = TargetView.model_validate(plain | {"mine": 0.0} | (target or {}))
+    return Streams({"source": prepared, "target": prepared}, of_source, of_target, seed, used, labels)
 
 
 def content(batch: Batch) -> list[torch.Tensor]:
-    return [batch.source.image, batch.source.label, batch.target.image]
+    return [batch.source.image, batch.source.label, batch.target.image, batch.target.valid]
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -130,7 +143,9 @@ def test_a_method_without_source_sees_the_same_target_images(numbered: PreparedS
 
 def test_target_labels_are_not_in_the_batch_nor_read(numbered: PreparedSet, monkeypatch: pytest.MonkeyPatch) -> None:
     made = streams(numbered, used=("target",))
-    assert not hasattr(made[0].target, "label")
+    assert {part.name for part in fields(Target)} == {
+        "image", "valid", "pseudo", "soft", "full", "geometry", "strong", "warps",
+    }  # fmt: skip
 
     def refuse(*_: object) -> None:
         raise AssertionError("a label was read")
@@ -154,3 +169,179 @@ def test_what_lies_outside_the_image_is_ignored(numbered: PreparedSet) -> None:
 
 def test_batches_move_to_a_device(numbered: PreparedSet) -> None:
     assert same(streams(numbered)[0], streams(numbered)[0].to(torch.device("cpu")))
+
+
+# ------------------------------------------------------------------------------------------- how images are chosen
+
+
+def test_a_portion_is_a_fixed_subset_and_grows_by_adding(numbered: PreparedSet) -> None:
+    seen = {}
+    for portion in (0.2, 0.5, 1.0):
+        made = streams(numbered, source={"portion": portion})
+        seen[portion] = {number for index in range(12) for number in shown(made[index].source.image)}
+        assert len(seen[portion]) == max(1, int(COUNT * portion))
+    assert seen[0.2] < seen[0.5] < seen[1.0]
+    other = streams(numbered, seed=3, source={"portion": 0.5})
+    assert {number for index in range(12) for number in shown(other[index].source.image)} != seen[0.5]
+
+
+class Uneven(Numbered):
+    """Class "high" is a square in the corner of the last image, and nowhere else."""
+
+    @staticmethod
+    def _item(index: int) -> Item:
+        green = np.zeros((32, 48), np.uint8)
+        if index == COUNT - 1:
+            green[2:10, 2:10] = 1
+        image = np.stack([np.full_like(green, 40 * index), 255 * green, np.zeros_like(green)], -1).astype(np.uint8)
+        return Item(f"image_{index}", lambda: image, lambda: green)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+    folder = tmp_path_factory.mktemp("sets") / "uneven"
+    prepare("uneven", Uneven(), {"counts": {"train": COUNT}}, [*CLASSES, "absent"], (32, 48), folder)
+    return PreparedSet(folder)
+
+
+Uneven.names = ("low", "high", "absent")
+RARE = {"temperature": 0.01, "min_pixels": 40, "crop_share": 0.5}
+
+
+def test_rare_classes_are_drawn_more_often_and_are_in_the_crop(uneven: PreparedSet) -> None:
+    plain, rare = (streams(uneven, source={"rare": value}) for value in (None, RARE))
+    drawn = [rare[index].source for index in range(20)]
+    assert {number for batch in drawn for number in shown(batch.image)} == {COUNT - 1}
+    pixels = torch.stack([(batch.label == 1).sum((1, 2)) for batch in drawn])
+    often = (pixels > 20).float().mean()
+    unaided = [plain[index].source for index in range(20)]
+    # A crop at random shows so much of it in about every tenth case; ten tries find one in about half of the cases.
+    assert often > 0.4 > 0.1 > torch.stack([(b.label == 1).sum((1, 2)) > 20 for b in unaided]).float().mean()
+
+
+def test_at_a_high_temperature_all_shown_classes_are_drawn_alike(uneven: PreparedSet) -> None:
+    made = streams(uneven, source={"rare": RARE | {"temperature": 1e6, "min_pixels": 1}})
+    last = [number == COUNT - 1 for index in range(200) for number in shown(made[index].source.image)]
+    assert 0.5 < sum(last) / len(last) < 0.68  # a half for its class, and a sixth of the other half
+
+
+def test_an_empty_rare_class_is_left_out(uneven: PreparedSet) -> None:
+    """No image shows "high" well enough, nor "absent" at all: the release fails there."""
+    made = streams(uneven, source={"rare": RARE | {"min_pixels": 64}})
+    assert len({number for index in range(20) for number in shown(made[index].source.image)}) > 1
+
+
+def test_no_image_for_any_class_is_an_error_that_says_what_to_do(uneven: PreparedSet) -> None:
+    with pytest.raises(UserError, match=r"train\.source\.rare\.min_pixels: no image has more than 5000 .* is 1536"):
+        streams(uneven, source={"rare": RARE | {"min_pixels": 5000}})
+
+
+def test_rare_sampling_leaves_the_target_alone(uneven: PreparedSet) -> None:
+    plain, rare = (streams(uneven, source={"rare": value}) for value in (None, RARE))
+    assert torch.equal(plain[3].target.image, rare[3].target.image)
+
+
+def test_crops_that_one_class_fills_are_drawn_again(numbered: PreparedSet) -> None:
+    def full(share: float) -> int:
+        made = streams(numbered, source={"max_class_share": share}, crop=(4, 4))
+        means = torch.cat([made[index].source.label.float().mean((1, 2)) for index in range(50)])
+        return int(((means == 0) | (means == 1)).sum())
+
+    assert full(0.99) < full(1.0) / 4
+
+
+# ------------------------------------------------------------------------------------- views that methods ask for
+
+
+class Stored:
+    """Stands for a label folder: the green channel's label with its left half unlabelled."""
+
+    mine = (1,)
+
+    def __init__(self, prepared: PreparedSet) -> None:
+        self.prepared = prepared
+
+    def hard(self, name: str) -> np.ndarray:
+        label = self.prepared.label("train", name).copy()
+        label[:, :24] = IGNORE
+        return label
+
+    def soft(self, name: str) -> torch.Tensor:
+        label = torch.from_numpy(self.hard(name))[::4, ::4]
+        return 255 * torch.stack([label == index for index in range(2)]).to(torch.uint8)
+
+
+def test_pseudo_labels_lie_on_their_images(numbered: PreparedSet) -> None:
+    made = streams(numbered, used=("target", "target.pseudo"), labels=Stored(numbered))
+    found = 0
+    for index in range(12):
+        target = made[index].target
+        labelled = target.pseudo != IGNORE
+        assert torch.equal(target.pseudo[labelled], (target.image[:, 1] > 0.5).long()[labelled])
+        found += int(labelled.sum())
+    assert found
+
+
+def test_every_view_shows_the_same_crop(numbered: PreparedSet) -> None:
+    views = ("target", "target.full", "target.soft", "target.strong", "target.pseudo")
+    made = streams(numbered, used=views, labels=Stored(numbered), scale=(0.6, 1.4))
+    target = made[2].target
+    assert target.full.shape == (2, 3, 32, 48) and target.soft.shape == (2, 2, 4, 4)
+    assert target.strong.shape == target.image.shape and len(target.geometry) == len(target.warps) == 2
+    for index, geometry in enumerate(target.geometry):
+        view, valid = geometry.apply(target.full[index], "bilinear")
+        assert torch.equal(view.clamp(0, 1), target.image[index]) and torch.equal(valid, target.valid[index])
+    plain = streams(numbered, scale=(0.6, 1.4))[2].target
+    assert torch.equal(plain.image, target.image), "asking for more views changes none"
+    assert plain.full.numel() == plain.strong.numel() == 0 and plain.geometry == ()
+
+
+def test_soft_labels_sum_to_one_or_are_absent(numbered: PreparedSet) -> None:
+    made = streams(numbered, used=("target", "target.soft"), labels=Stored(numbered), scale=(0.4, 1.4))
+    total = torch.cat([made[index].target.soft for index in range(8)]).sum(1)
+    assert set(total.round(decimals=5).unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_soft_label_is_cut_out_before_it_is_enlarged() -> None:
+    soft = torch.randint(0, 256, (3, 12, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for flip in (False, True):
+        geometry = Geometry((27, 45), (5, 11), (16, 16), flip)
+        whole, valid = geometry.apply(soft.float(), "aligned")
+        assert bool(valid.all())
+        torch.testing.assert_close(crop_then_resize(soft, geometry)[0], whole, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(soft_view(soft, geometry), whole / whole.sum(0), rtol=1e-5, atol=1e-6)
+
+
+def test_mined_crops_show_the_class(numbered: PreparedSet) -> None:
+    class Corner(Stored):
+        def hard(self, name: str) -> np.ndarray:
+            label = np.zeros((32, 48), np.uint8)
+            label[30, 46] = 1
+            return label
+
+    views = ("target", "target.pseudo")
+    for mine, least in ((0.0, 0), (1.0, 40)):
+        made = streams(numbered, used=views, labels=Corner(numbered), target={"mine": mine}, scale=(1.0, 1.3))
+        hits = sum(int((made[index].target.pseudo == 1).any((1, 2)).sum()) for index in range(20))
+        assert hits == least if mine else hits < 40
+
+
+def test_without_a_mined_class_in_the_image_the_crop_stays(numbered: PreparedSet) -> None:
+    class Nothing(Stored):
+        def hard(self, name: str) -> np.ndarray:
+            return np.full((32, 48), IGNORE, np.uint8)
+
+    plain, mined = (
+        streams(numbered, used=("target", "target.pseudo"), labels=Nothing(numbered), target={"mine": mine})[1].target
+        for mine in (0.0, 1.0)
+    )
+    assert torch.equal(plain.image, mined.image) and bool((mined.pseudo == IGNORE).all())
+
+
+def test_crops_larger_than_the_target_image_say_where_there_is_none(numbered: PreparedSet) -> None:
+    views = ("target", "target.pseudo", "target.soft")
+    made = streams(numbered, used=views, labels=Stored(numbered), scale=(0.25, 0.25))  # images of 8 x 12
+    target = made[0].target
+    assert target.valid.sum((1, 2)).tolist() == [8 * 12] * 2
+    assert bool((target.pseudo[~target.valid] == IGNORE).all())
+    assert int((target.soft.sum(1) > 0).sum()) <= 2 * 2 * 3

@@ -27,7 +27,8 @@ def settings(**changes):
 
 
 def small_net(norm="train"):
-    return build_network(SimpleNamespace(name="small", depth=50, aspp="paper", norm=norm), 4, 2, seed=0)
+    spec = SimpleNamespace(name="small", depth=50, head="aspp", aspp="paper", feature_norm=False, norm=norm)
+    return build_network(spec, 4, 2, seed=0)
 
 
 def gradients(shape, steps=4):

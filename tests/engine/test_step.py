@@ -28,8 +28,8 @@ class Toy(Method):
         yield from type(self).yields(seg, step)
         return float(seg.detach())
 
-    def after_step(self, carry, step):
-        self.carries.append(carry)
+    def after_step(self, carries, step):
+        self.carries.append(carries)
 
 
 def toy(yields, **changes):
@@ -99,7 +99,7 @@ def test_accumulated_batches_give_the_mean_gradient_terms_and_logs():
     for name, gradient in gradients(runs[2]).items():
         torch.testing.assert_close(gradient, (gradients(runs[0])[name] + gradients(runs[1])[name]) / 2)
     assert len(runs[2].method.carries) == 1
-    assert runs[2].method.carries[0] == pytest.approx(second["seg"])  # what the last batch returned
+    assert runs[2].method.carries[0] == pytest.approx([first["seg"], second["seg"]])
 
 
 def test_gradients_are_clipped_to_the_norm():

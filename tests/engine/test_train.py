@@ -149,7 +149,7 @@ class Spoilt(Method):
         loss = supervised(self.net(batch.source.image).logits, batch.source)
         yield {"seg": loss * (float("nan") if step.index >= self.loss_at else 1.0)}
 
-    def after_step(self, carry, step):
+    def after_step(self, carries, step):
         if step.index >= self.weights_at:
             with torch.no_grad():
                 self.net.head.branches[0].bias.fill_(float("inf"))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from udaseg.data.prepared import PreparedSet
+from udaseg.data.pseudo import PseudoLabels
 from udaseg.errors import UserError
 from udaseg.runs import read_json, read_yaml, require_whole
 from udaseg.specs import TrainSpec
@@ -31,6 +32,21 @@ def open_sets(spec: TrainSpec) -> dict[str, PreparedSet]:
             "training; set evaluate.monitor to null, or to a split with labels"
         )
     return sets
+
+
+def open_labels(spec: TrainSpec, target: PreparedSet) -> PseudoLabels:
+    """The pseudo-labels of a run's target images.
+
+    Raises:
+        UserError: the job that makes them has not finished, or it labelled other images, or with other classes.
+    """
+    folder = Path(str(spec.labels))
+    require_whole(folder)
+    labels = PseudoLabels(folder)
+    if labels.classes != spec.classes:
+        raise UserError(f"{folder}: labelled with the classes {labels.classes}, the run's spec has {spec.classes}")
+    require_same(folder, [target], {str(target.folder): labels.data})
+    return labels
 
 
 def require_finished(run: Path, sets: Iterable[PreparedSet]) -> None:

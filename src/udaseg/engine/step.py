@@ -42,11 +42,10 @@ class Stepper:
             optimizer.zero_grad(set_to_none=True)
             scale_rates(optimizer, factor)
         terms: Numbers = {}
-        for batch in batches:
-            carry = self._backward(batch.to(self.device), step, 1 / len(batches), terms)
+        carries = [self._backward(batch.to(self.device), step, 1 / len(batches), terms) for batch in batches]
         for optimizer in self.optimizers.values():
             self._update(optimizer)
-        self.method.after_step(carry, step)
+        self.method.after_step(carries, step)
         return terms, {name: sum(map(float, values)) / len(values) for name, values in step.logs.items()}
 
     def _backward(self, batch: Batch, step: Step, share: float, sums: Numbers) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from udaseg.data.prepared import PreparedSet
+from udaseg.data.pseudo import PseudoLabels
 from udaseg.data.streams import Streams, batches
 from udaseg.engine.checkpoint import load_resume, load_tensors, save_resume, save_tensors
 from udaseg.engine.cost import Cost
@@ -17,7 +18,7 @@ from udaseg.engine.environment import make_exact
 from udaseg.engine.evaluate import predictions
 from udaseg.engine.metrics import confusion_matrix, scores
 from udaseg.engine.predict import PLAIN
-from udaseg.engine.sets import fingerprints, open_sets, require_finished, require_same
+from udaseg.engine.sets import fingerprints, open_labels, open_sets, require_finished, require_same
 from udaseg.engine.step import Stepper
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, Method
@@ -45,20 +46,22 @@ class Training:
         self.spec, self.state, self.device = spec, state, device
         self.history = state / "build" / "history.jsonl"
         self.sets = open_sets(spec)
+        self.labels = open_labels(spec, self.sets["target"]) if spec.labels else None
+        knobs, weights = method.SPEC.Config.model_validate(spec.knobs), method.SPEC.active(spec.weights)
         self.context = Context(
-            knobs=method.SPEC.Config.model_validate(spec.knobs),
-            weights=method.SPEC.active(spec.weights),
+            knobs=knobs,
+            weights=weights,
             classes=spec.classes,
             network=spec.network,
             seed=spec.seed,
             initial=_initial_weights(spec, self.sets.values()),
+            artifacts=_artifacts(method.SPEC.consumes(knobs, weights), self.labels),
         )
         # Convolutions are a fifth faster in this layout of the memory, on CPUs as on tensor cores.
         self.method = method(self.context).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = Stepper(spec, self.method, device)
-        views = {"source": spec.train.source, "target": spec.train.target}
-        used = {stream: self.sets[stream] for stream in method.SPEC.streams(spec.weights)}
-        self.streams = Streams(used, views, spec.seed)
+        wanted = method.SPEC.streams(knobs, weights)
+        self.streams = Streams(self.sets, spec.train.source, spec.train.target, spec.seed, wanted, self.labels)
         self.scored: dict[str, dict[str, Any]] = {}  # "last" and "best": iteration and score of the monitored split
         self.window: dict[str, dict[str, list[float]]] = {"terms": {}, "logs": {}}
 
@@ -166,6 +169,14 @@ class Training:
         result["data"] = {stream: prepared.fingerprint for stream, prepared in self.sets.items()}
         result["input"] = list(evaluated.size)  # height and width to which images are resized before the network
         write_json(build / "result.json", result)
+
+
+def _artifacts(names: Iterable[str], labels: PseudoLabels | None) -> dict[str, Tensor]:
+    """The tensors of these names that the label job left."""
+    found = labels.artifacts() if labels else {}
+    if lacking := [name for name in names if name not in found]:
+        raise UserError(f"the method needs {lacking} of a label job, which left {sorted(found) or 'nothing'}")
+    return {name: found[name] for name in names}
 
 
 def _initial_weights(spec: TrainSpec, sets: Iterable[PreparedSet]) -> dict[str, tuple[str, Mapping[str, Tensor]]]:

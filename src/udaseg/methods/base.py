@@ -34,12 +34,15 @@ class MethodSpec:
 
     name: str
     weights: Mapping[str, float]  # every loss term with its default weight; 0 turns a term off, with all it costs
-    views: Mapping[str, frozenset[str]]  # term -> streams of the batch that it needs: "source", "target"
+    views: Mapping[str, frozenset[str]] | Callable[[Any], Mapping[str, frozenset[str]]]
+    """Term -> views of the batch that it needs, see `data.streams`; or a function from the knobs to that."""
     Config: type[Knobs] = Knobs
     terms: Callable[[Any], Iterable[str]] | None = None  # knobs -> terms that exist with them; None: all
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # a term that serves others only
     idle: Callable[[Any, Mapping[str, float]], Mapping[str, str]] = lambda knobs, weights: {}
     """(knobs, weights) -> prefix of parameters that by design get no gradient: the reason."""
+    consumes: Callable[[Any, Mapping[str, float]], Iterable[str]] = lambda knobs, weights: ()
+    """(knobs, active weights) -> names of the tensors that it needs from the job that made its pseudo-labels."""
     always: tuple[str, ...] = ("seg",)  # terms that cannot be turned off: without them nothing is learnt
     labelled: Literal["source", "target"] = "source"  # the domain whose labels the source stream carries
     roles: tuple[str, ...] = ("student",)  # networks with initial weights of their own
@@ -63,9 +66,10 @@ class MethodSpec:
     def _served(self, name: str, on: Mapping[str, float]) -> bool:
         return name not in self.requires or any(other in on for other in self.requires[name])
 
-    def streams(self, weights: Mapping[str, float]) -> list[str]:
-        """Streams that a batch must hold for the active terms, sorted."""
-        return sorted(set().union(*(self.views[name] for name in self.active(weights))))
+    def streams(self, knobs: Any, weights: Mapping[str, float]) -> list[str]:
+        """Views that a batch must hold for the active terms, sorted."""
+        views = self.views(knobs) if callable(self.views) else self.views
+        return sorted(set().union(*(views[name] for name in self.active(weights))))
 
 
 class OptimizerFactory(Protocol):
@@ -88,6 +92,7 @@ class Context:
     network: "Network"
     seed: int
     initial: Mapping[str, tuple[str, Mapping[str, Tensor]]] = field(default_factory=dict)  # role -> (origin, tensors)
+    artifacts: Mapping[str, Tensor] = field(default_factory=dict)  # what the job that made the pseudo-labels left
     matched: dict[str, float] = field(default_factory=dict)  # role -> share of parameters found in its initial weights
 
     def build_net(self, role: str = "student", levels: int = 1) -> SegmentationNet:
@@ -139,13 +144,15 @@ class Method(nn.Module):
     def losses(self, batch: "Batch", step: Step) -> Generator[Terms, None, Any]:
         """Yield groups of named terms, unweighted; each yield is one backward. Return what `after_step` needs.
 
-        Only active terms are yielded. With several batches a step this runs once for each of them, and `after_step`
-        once, with what the last one returned.
+        Only active terms are yielded. With several batches a step this runs once for each of them.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say its losses")
 
-    def after_step(self, carry: Any, step: Step) -> None:
-        """Update what is not trained by gradients (prototypes, banks, teachers). Nothing by default."""
+    def after_step(self, carries: list[Any], step: Step) -> None:
+        """Update what is not trained by gradients (prototypes, banks, teachers). Nothing by default.
+
+        `carries` holds what `losses` returned, for each of the step's batches.
+        """
 
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:
         """Named optimisers over disjoint parameters."""

@@ -1,0 +1,164 @@
+"""Labelling a target's training images by a finished run: what a later stage learns from.
+
+Four rules: the class whose probability is high enough (`threshold`: ProDA's distillation), the most confident share of
+each class (`class_balanced`: CBST; as soft labels `entropy`: CRST), all probabilities, and prototypes (`soft`: ProDA).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from udaseg.config import Labels, Protocol
+from udaseg.data.classes import IGNORE
+from udaseg.data.images import write_png
+from udaseg.data.prepared import PreparedSet
+from udaseg.data.pseudo import SOFT, class_counts, hardened
+from udaseg.engine.checkpoint import save_tensors
+from udaseg.engine.environment import make_exact
+from udaseg.engine.predict import load_predictor, predict_scores, to_tensor
+from udaseg.engine.sets import require_finished
+from udaseg.errors import UserError
+from udaseg.nets.base import SegmentationNet
+from udaseg.ops.losses import resize
+from udaseg.ops.prototypes import class_means, cumulative_update
+from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels, mined_classes, rare_classes
+from udaseg.runs import write_json
+from udaseg.specs import LabelSpec
+
+
+def label(spec: LabelSpec, build: Path, device: torch.device) -> None:
+    """Write labels/*.png or soft/*.safetensors, labels.json and, of the rule soft, artifacts.safetensors into `build`.
+
+    The network is the run's last one. What is counted in labels.json is counted at the labels' own resolution.
+
+    Raises:
+        UserError: the run is not finished, saw other data than lie there now, or has other classes than the set.
+    """
+    make_exact(spec.threads, device)
+    run, prepared = Path(spec.run), PreparedSet(Path(spec.set))
+    require_finished(run, [prepared])
+    if list(prepared.classes) != spec.classes:
+        raise UserError(f"{prepared.folder}: has the classes {list(prepared.classes)}, the run's spec {spec.classes}")
+    net = load_predictor(spec.network, len(spec.classes), run / "model.safetensors", device)
+    rule = spec.labels.rule
+    thresholds = _class_thresholds(spec, net, prepared, device) if rule in ("class_balanced", "entropy") else None
+    quarter = (prepared.size[0] // 4, prepared.size[1] // 4)
+    predicted, selected = np.zeros((2, len(spec.classes)), dtype=np.int64)
+    for name, probs in _probabilities(net, prepared, spec.labels.protocol, device):
+        if rule in SOFT:
+            probs = resize(probs, quarter)
+            soft = _soft_label(probs, spec.labels, thresholds)
+            save_tensors(build / "soft" / f"{name}.safetensors", {"soft": soft})
+            found = hardened(soft)
+        else:
+            found = _hard_label(probs, spec.labels, thresholds)
+            (build / "labels").mkdir(parents=True, exist_ok=True)
+            write_png(build / "labels" / f"{name}.png", found)
+        predicted += class_counts(probs.argmax(1).cpu().numpy(), len(spec.classes))
+        selected += class_counts(found, len(spec.classes))
+    if rule == "soft":
+        tensors = _prototypes(net, prepared, quarter, spec.labels.min_pixels, device)
+        save_tensors(build / "artifacts.safetensors", tensors)
+    _describe(spec, prepared, thresholds, predicted, selected, build)
+
+
+def _class_thresholds(spec: LabelSpec, net: SegmentationNet, prepared: PreparedSet, device: torch.device) -> Tensor:
+    """(C,) confidence that the most confident share of each class's pixels has, at the training input's size.
+
+    Predicts each image twice, and labelling predicts it again: that takes time, but never holds or stores more than
+    one image's probabilities, which are 160 MB for one of Cityscapes.
+    """
+    pools = ClassPools(len(spec.classes), spec.labels.portion, spec.labels.every)
+    while not pools.complete:
+        for _, probs in _probabilities(net, prepared, spec.labels.protocol, device):
+            pools.feed(probs[0])
+        pools.end_pass()
+    return pools.thresholds()
+
+
+def _probabilities(
+    net: SegmentationNet, prepared: PreparedSet, protocol: Protocol, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and class probabilities (1, C, H, W) at the training input's size of each training image."""
+    averaged = protocol.flip or len(protocol.scales) > 1  # scores are probabilities then, otherwise logits
+    for name, image in _images(prepared, device):
+        scores = predict_scores(net, image, prepared.size, protocol)
+        yield name, scores if averaged else scores.softmax(1)
+
+
+def _images(prepared: PreparedSet, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Name and (1, 3, H, W) float32 in [0, 1] of each training image."""
+    for name in prepared.names("train"):
+        yield name, to_tensor(prepared.image("train", name)).to(device)
+
+
+def _hard_label(probs: Tensor, labels: Labels, thresholds: Tensor | None) -> np.ndarray:
+    """(H, W) uint8 train ids, 255 where there is none, of probabilities (1, C, H, W)."""
+    if thresholds is None:
+        highest, found = probs.max(1)
+        found = torch.where(highest > labels.threshold, found, IGNORE)
+    else:
+        found = class_balanced_labels(probs, thresholds)
+    return found[0].to(torch.uint8).cpu().numpy()
+
+
+def _soft_label(probs: Tensor, labels: Labels, thresholds: Tensor | None) -> Tensor:
+    """(C, h, w) uint8 of probabilities (1, C, h, w): 255 times the soft label, 0 in all classes where there is none.
+
+    Rounding moves a probability by 1/510 at most, and leaves no pixel without a class, because 255 classes, as many as
+    there can be, leave the highest one 1/255.
+    """
+    if thresholds is not None:
+        found = entropy_labels(probs, thresholds, labels.sharpness)
+        probs = found.soft * (found.hard != IGNORE)[:, None]
+    return (255 * probs[0]).round().to(torch.uint8).cpu()
+
+
+@torch.no_grad()
+def _prototypes(
+    net: SegmentationNet, prepared: PreparedSet, size: tuple[int, int], min_pixels: int, device: torch.device
+) -> dict[str, Tensor]:
+    """ProDA's initial prototypes (C, D) and the number of images that show each class (C,), float32.
+
+    From one pass over the whole images as they are, by the network's own prediction at `size`.
+    """
+    # One epoch. The released four see the same images, not augmented, four times, which is the same mean, but for the
+    # cap of 3000 image means: from there on what comes later counts as a moving mean of 1/3001, here as there.
+    prototypes = torch.zeros(len(prepared.classes), net.feature_channels["embedding"], device=device)
+    counts = torch.zeros(len(prepared.classes), device=device)
+    for _, image in _images(prepared, device):
+        outputs = net(image)
+        means = class_means(resize(outputs.features["embedding"], size), resize(outputs.logits, size), min_pixels)
+        prototypes, counts = cumulative_update(prototypes, counts, means)
+    return {"prototypes": prototypes, "counts": counts}
+
+
+def _describe(
+    spec: LabelSpec,
+    prepared: PreparedSet,
+    thresholds: Tensor | None,
+    predicted: np.ndarray,
+    selected: np.ndarray,
+    build: Path,
+) -> None:
+    """Write labels.json."""
+    pixels = torch.from_numpy(predicted)
+
+    def named(values: np.ndarray | Tensor) -> dict[str, float]:
+        return dict(zip(spec.classes, values.tolist(), strict=True))
+
+    content = {
+        "rule": spec.labels.rule,
+        "classes": spec.classes,
+        "thresholds": None if thresholds is None else named(thresholds),
+        "rare": [spec.classes[index] for index in rare_classes(pixels)],
+        "mine": [spec.classes[index] for index in mined_classes(pixels, spec.labels.mine_below)],
+        "predicted": named(predicted),
+        "selected": named(selected),
+        "images": len(prepared.names("train")),
+        "data": prepared.fingerprint,
+    }
+    write_json(build / "labels.json", content)

@@ -1,0 +1,81 @@
+"""Pseudo-labels against the truth: how many there are, and how many are right. Nothing that trains reads the result.
+
+This is the one place that looks at the truth of a target's training images.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from udaseg.data.classes import IGNORE
+from udaseg.data.prepared import PreparedSet
+from udaseg.data.pseudo import HARD, PseudoLabels, class_counts, hardened
+from udaseg.errors import UserError
+from udaseg.runs import require_whole, write_json
+from udaseg.specs import QualitySpec
+
+
+def quality(spec: QualitySpec, build: Path) -> None:
+    """Write quality.json into `build`: pixels of each class that have a label, and how many of these are right.
+
+    Hard labels are judged at the training input's size, soft ones by their most probable class at a quarter of it,
+    where the truth is taken from the nearest pixel. Without labels of all training images only the cover is counted.
+
+    Raises:
+        UserError: the labels are not whole, or of other data or classes than the set has.
+    """
+    labels, prepared = _opened(spec)
+    labelled = prepared.labelled("train")
+    names = prepared.names("train")
+    classes = len(spec.classes)
+    total, selected, truth, correct, judged = 0, *np.zeros((4, classes), dtype=np.int64)
+    for name in names:
+        found = labels.hard(name) if labels.rule in HARD else hardened(labels.soft(name))
+        total += found.size
+        selected += class_counts(found, classes)
+        if labelled:
+            true = prepared.label("train", name)
+            if labels.rule not in HARD:
+                true = _quartered(true)
+            truth += class_counts(true, classes)
+            correct += class_counts(found[found == true], classes)
+            judged += class_counts(found[true != IGNORE], classes)
+
+    def named(counts: np.ndarray) -> dict[str, int]:
+        return dict(zip(spec.classes, counts.tolist(), strict=True))
+
+    content = {
+        "classes": spec.classes,
+        "rule": labels.rule,
+        "images": len(names),
+        "labelled": labelled,
+        "total": total,
+        "selected": named(selected),
+        "truth": named(truth) if labelled else None,
+        "correct": named(correct) if labelled else None,
+        "judged": named(judged) if labelled else None,
+        "thresholds": labels.thresholds,
+    }
+    write_json(build / "quality.json", content)
+
+
+def _opened(spec: QualitySpec) -> tuple[PseudoLabels, PreparedSet]:
+    require_whole(Path(spec.labels))
+    labels, prepared = PseudoLabels(Path(spec.labels)), PreparedSet(Path(spec.set))
+    if labels.data != prepared.fingerprint:
+        raise UserError(
+            f"{labels.folder}: its labels are of other images than those of {prepared.folder} (the fingerprints in "
+            "labels.json and set.json differ); remove the folder to have the labels made again"
+        )
+    if not labels.classes == list(prepared.classes) == spec.classes:
+        raise UserError(
+            f"{labels.folder}: labels of the classes {labels.classes}, the set has {list(prepared.classes)}, "
+            f"the spec {spec.classes}"
+        )
+    return labels, prepared
+
+
+def _quartered(label: np.ndarray) -> np.ndarray:
+    """(H // 4, W // 4) of train ids (H, W): the pixels nearest to the cells of a soft label, whose corners align."""
+    rows, columns = (np.rint(np.linspace(0, length - 1, length // 4)).astype(int) for length in label.shape)
+    return label[np.ix_(rows, columns)]
