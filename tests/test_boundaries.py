@@ -16,7 +16,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in (SOURCE / "udaseg").rglob("*.py"))
 PURE = ("__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "itertools", "math", "typing")
-BATCH = ("udaseg.data.streams.Batch", "udaseg.data.streams.Labelled")
+BATCH = ("udaseg.data.streams.Batch", "udaseg.data.streams.Labelled", "udaseg.data.streams.Target")
 # Imported without torch, and without whatever their own imports would bring in.
 LIGHT = ("udaseg.runs", "udaseg.reports", "udaseg.config", "udaseg.specs", "udaseg.devices", "udaseg.cli")
 
@@ -45,10 +45,10 @@ class Rule:
 
 # The longest matching beginning of a file's path decides. Parts that are not here are held by the tests below only.
 RULES = {
-    "udaseg/ops/": Rule(("udaseg.ops",), others=("torch", *PURE)),
+    "udaseg/ops/": Rule(("udaseg.ops",), others=("torch", "torchvision", *PURE)),
     "udaseg/nets/": Rule(("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"), types=("udaseg.config",)),
     "udaseg/methods/": Rule(
-        ("udaseg.methods.base", "udaseg.nets", "udaseg.ops", "udaseg.errors", *BATCH),
+        ("udaseg.methods.base", "udaseg.methods.host", "udaseg.nets", "udaseg.ops", "udaseg.errors", *BATCH),
         others=("torch", "pydantic", *PURE),
     ),
     "udaseg/methods/base.py": Rule(

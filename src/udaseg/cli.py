@@ -8,11 +8,19 @@ from udaseg import __version__
 from udaseg.errors import UserError
 
 EXAMPLES = """examples:
-  udaseg plan                         the jobs of the default study, and what is done already
+  udaseg plan                         the jobs of the default study: what is done, and what the others will take
   udaseg plan --study toytown --write write their specs to state/specs/, for the verbs below
   udaseg train state/specs/SPEC.yaml  train one run by hand; the same command again goes on where it was stopped
   udaseg predict --run RUN --output maps/ street1.png street2.png
   udaseg gc --delete                  remove folders that no study plans
+"""
+PLAN = """Print the jobs of a study in the order in which they can run: whether each is done; how many later
+jobs and recipes need it, where more than one recipe or seed do; the hours and the disk it took or will take; and
+the sums of what is to do. Each number says where it is from:
+  measured   this job's own, or of the newest finished job that did the same work on such a device
+  derived    of a finished job that differs in what a line below the table names, or a bound that was computed
+  elsewhere  as these two, but there is only a measurement on another device, which a line below the table names
+  unknown    nothing like it has run here
 """
 
 
@@ -47,14 +55,21 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=parser.formatter_class
         )
 
-    plan = add("plan", "Print the jobs of a study.", "udaseg plan --study toytown")
+    plan = add("plan", "Print the jobs of a study, and what they will take.", "udaseg plan --study toytown")
+    plan.description = PLAN
     _study(plan)
-    plan.add_argument("--write", action="store_true", help="write the specs of the jobs to state/specs/")
+    plan.add_argument(
+        "--write",
+        action="store_true",
+        help="write the jobs' specs to state/specs/, and print where each one lies in the place of what it takes",
+    )
 
     for name, text in (
         ("download", "Fetch, verify and unpack the archive of a data set."),
         ("prepare", "Decode, check, map and resize one data set."),
         ("train", "Train one stage of one recipe with one seed; resumes by itself."),
+        ("label", "Label the target's training images by a finished run."),
+        ("quality", "Hold such labels against the ground truth, where there is one."),
         ("evaluate", "Score a finished run."),
         ("report", "Write the tables, figures and page of a study from its run folders."),
         ("track", "Send the finished runs of a study to MLflow."),

@@ -10,26 +10,38 @@ from typing import Any
 
 from udaseg.errors import UserError
 from udaseg.runs import is_whole, locked, publish, remove_unfinished, write_text, write_yaml
-from udaseg.specs import DownloadSpec, EvaluateSpec, PrepareSpec, ReportSpec, TrainSpec, digest, read_spec
+from udaseg.specs import (
+    DownloadSpec,
+    EvaluateSpec,
+    LabelSpec,
+    PrepareSpec,
+    QualitySpec,
+    ReportSpec,
+    TrainSpec,
+    digest,
+    read_spec,
+)
 
 STATE, DOWNLOADS = Path("state"), Path("data/downloads")
 
 
 def plan(options: Namespace) -> None:
-    """Print the jobs of a study in the order in which they can run."""
+    """Print the jobs of a study in the order in which they can run: what they take, or where their specs lie."""
+    from udaseg.finished import device_here
     from udaseg.jobs import write_specs
+    from udaseg.listing import table
     from udaseg.parameters import load_params
     from udaseg.plan import make_plan
 
     study = make_plan(load_params(options.params, options.study))
+    done = {job.folder for job in study.jobs.values() if Path(job.marker).exists()}
     if options.write:
         write_specs(study)
-    jobs = list(study.jobs.values())
-    for job in jobs:
-        mark = "done" if Path(job.marker).exists() else "todo"
-        print(f"{mark}  {job.kind:9} {job.label:45} {job.spec_path if options.write else job.folder}")
-    done = sum(Path(job.marker).exists() for job in jobs)
-    print(f"study {study.study}: {len(jobs)} jobs, {done} done, {len(jobs) - done} to do")
+        for job in study.jobs.values():
+            print(f"{'done' if job.folder in done else 'todo'}  {job.kind:9} {job.label:45} {job.spec_path}")
+    else:
+        print(*table(study, device_here()), sep="\n")
+    print(f"study {study.study}: {len(study.jobs)} jobs, {len(done)} done, {len(study.jobs) - len(done)} to do")
 
 
 def download(options: Namespace) -> None:
@@ -91,8 +103,52 @@ def evaluate(options: Namespace) -> None:
     _job(spec, evaluation_code(), work)
 
 
-def _job(spec: TrainSpec | EvaluateSpec, code: str, work: Callable[[Path, Any], None]) -> None:
-    """One writer at a time does `work(state folder, device)`; what it leaves in `state/build` becomes the result."""
+def label(options: Namespace) -> None:
+    """Label a target's training images by one run; finished labels are left as they are."""
+    from udaseg.plan import label_code
+
+    spec = read_spec(LabelSpec, options.spec)
+
+    def work(state: Path, device: Any) -> None:
+        from udaseg.offline.label import label as make_labels
+
+        _empty(state / "build")
+        make_labels(spec, state / "build", device)
+
+    _job(spec, label_code(), work)
+
+
+def quality(options: Namespace) -> None:
+    """Hold pseudo-labels against the truth; what is finished is left as it is."""
+    from udaseg.plan import quality_code
+
+    spec = read_spec(QualitySpec, options.spec)
+
+    def work(state: Path, device: Any) -> None:
+        from udaseg.offline.quality import quality as judge
+
+        _empty(state / "build")
+        judge(spec, state / "build")
+
+    _job(spec, quality_code(), work, on_device=False)
+
+
+def _empty(build: Path) -> None:
+    """A job that begins anew must not publish what a killed one left, which may have seen other data."""
+    shutil.rmtree(build, ignore_errors=True)
+    build.mkdir(parents=True)
+
+
+def _job(
+    spec: TrainSpec | EvaluateSpec | LabelSpec | QualitySpec,
+    code: str,
+    work: Callable[[Path, Any], None],
+    on_device: bool = True,
+) -> None:
+    """One writer at a time does `work(state folder, device)`; what it leaves in `state/build` becomes the result.
+
+    Work that computes nothing with a network takes no device from others: its device is None.
+    """
     folder, state = Path(spec.folder), STATE / spec.folder
     with locked(state / "lock"):
         if is_whole(folder):
@@ -101,18 +157,23 @@ def _job(spec: TrainSpec | EvaluateSpec, code: str, work: Callable[[Path, Any], 
             return
         if code != spec.code:
             raise UserError(f"{folder}: the source code changed since the plan was made; start the same command again")
-        from udaseg.devices import take_device
-
         remove_unfinished(state)
-        taken = take_device()  # before torch starts CUDA
-
-        import torch
-
-        work(state, torch.device(taken.kind))
+        work(state, _device() if on_device else None)
         build = state / "build"
         write_yaml(build / "spec.yaml", spec.model_dump(mode="json"))
         publish(build, folder, spec.folder, spec.kind)
         _forget(state)
+
+
+def _device() -> Any:
+    """The torch device of this process, locked until it ends."""
+    from udaseg.devices import take_device
+
+    taken = take_device()  # before torch starts CUDA
+
+    import torch
+
+    return torch.device(taken.kind)
 
 
 def _forget(state: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
-from tiny import batch, equal, stepper, steps, tensors, train_spec
+from tiny import batch, equal, needed, stepper, steps, tensors, train_spec
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from udaseg.data.streams import VIEWS
 from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
@@ -63,11 +64,11 @@ WEIGHTED = [
 
 
 def spec_of(method: str, knobs: dict[str, Any], off: str | None = None, **changes: Any) -> Any:
-    return train_spec(method, knobs=knobs, weights={off: 0.0} if off else {}, **changes)
-
-
-def needed(spec: Any) -> list[str]:
-    return METHODS[spec.method].SPEC.streams(spec.weights)
+    """The run with every term on that exists with these knobs, but for `off`."""
+    declared = METHODS[method].SPEC
+    existing = declared.existing(declared.Config.model_validate(knobs))
+    optional = {term: 1.0 for term in existing if not declared.weights[term]}
+    return train_spec(method, knobs=knobs, weights=optional | ({off: 0.0} if off else {}), **changes)
 
 
 def flops(spec: Any) -> int:
@@ -93,11 +94,15 @@ def test_every_choice_of_a_knob_is_met() -> None:
 def test_the_spec_holds_together(name: str) -> None:
     spec = METHODS[name].SPEC
     assert spec.name == name
-    assert set(spec.views) == set(spec.weights)
-    assert set().union(*spec.views.values()) <= {"source", "target"}
+    for knobs in points(spec.Config):
+        config = spec.Config(**knobs)
+        views = spec.views(config) if callable(spec.views) else spec.views
+        assert set(spec.existing(config)) <= set(views) <= set(spec.weights)
+        assert set().union(*views.values()) <= set(VIEWS)
+        assert all("target" in names for names in views.values() for name in names if name.startswith("target."))
     assert set(spec.always) <= set(spec.weights)
     assert {*spec.requires, *(term for others in spec.requires.values() for term in others)} <= set(spec.weights)
-    assert all(weight > 0 for weight in spec.weights.values())
+    assert all(weight >= 0 for weight in spec.weights.values())
     for term in spec.always:
         with pytest.raises(UserError, match=f"weights.{term}"):
             spec.check({**spec.weights, term: 0.0}, "weights")
@@ -129,7 +134,8 @@ def test_weight_zero_takes_a_term_away_with_its_views_and_cost(method: str, knob
     declared = METHODS[method].SPEC
     active = declared.active(without.weights)
     assert off not in active
-    assert needed(without) == sorted(set().union(*(declared.views[term] for term in active)))
+    views = declared.views(declared.Config.model_validate(without.knobs)) if callable(declared.views) else declared.views
+    assert needed(without) == sorted(set().union(*(views[term] for term in active)))
     assert flops(without) < flops(whole)
 
 

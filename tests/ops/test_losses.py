@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy, resize, weighted_cross_entropy
 
 
 def example(batch=2, classes=4, height=5, width=3, ignored=0.3, seed=0):
@@ -67,6 +67,61 @@ class TestCrossEntropy:
         logits, labels = example()
         with pytest.raises(ValueError, match="integer labels"):
             cross_entropy(logits, labels.double())
+
+
+class TestWeightedCrossEntropy:
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(1, 3), st.integers(2, 5), st.integers(1, 6), st.sampled_from([0, 0.5, 1.1]), st.integers(0, 9))
+    def test_value_is_that_of_a_naive_loop(self, batch, classes, width, ignored, seed):
+        logits, labels = example(batch, classes, 4, width, ignored, seed)
+        weight = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        total = 0.0
+        for place in (labels != 255).nonzero().tolist():
+            one = tuple(slice(index, index + 1) for index in place)
+            total += float(weight[one]) * naive_cross_entropy(logits[one[0], :, one[1], one[2]], labels[one])
+        assert float(weighted_cross_entropy(logits, labels, weight)) == pytest.approx(total / labels.numel(), abs=1e-12)
+
+    def test_no_weight_is_weight_one(self):
+        logits, labels = example()
+        ones = torch.ones(labels.shape, dtype=torch.float64)
+        torch.testing.assert_close(
+            weighted_cross_entropy(logits, labels, None), weighted_cross_entropy(logits, labels, ones)
+        )
+
+    def test_ignored_pixels_shrink_it(self):
+        logits, labels = example()
+        labelled = (labels != 255).double().mean()
+        torch.testing.assert_close(
+            weighted_cross_entropy(logits, labels, None), labelled * cross_entropy(logits, labels)
+        )
+
+    @pytest.mark.parametrize("weighted", [True, False])
+    def test_gradient(self, weighted):
+        logits, labels = example()
+        weight = torch.rand(labels.shape, dtype=torch.float64) if weighted else None
+        assert gradcheck(lambda x: weighted_cross_entropy(x, labels, weight), logits.requires_grad_())
+
+    @pytest.mark.parametrize(("ignored", "weight"), [(1.1, None), (1.1, 1.0), (0.3, 0.0)])
+    def test_nothing_labelled_or_no_weight_is_zero_and_has_a_zero_gradient(self, ignored, weight):
+        logits, labels = example(ignored=ignored)
+        weights = None if weight is None else torch.full(labels.shape, weight)
+        loss = weighted_cross_entropy(logits.requires_grad_(), labels, weights)
+        loss.backward()
+        assert loss == 0
+        assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+    def test_result_is_one_number_of_the_logits_type(self):
+        logits, labels = example()
+        loss = weighted_cross_entropy(logits.float(), labels, torch.ones(labels.shape))
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+
+    def test_other_shapes_are_refused(self):
+        logits, labels = example()
+        with pytest.raises(ValueError, match="integer labels"):
+            weighted_cross_entropy(logits, labels[:1], None)
+        with pytest.raises(ValueError, match="weight"):
+            weighted_cross_entropy(logits, labels, torch.ones(2, 1, 5, 3))
 
 
 def naive_resize(image, height, width):

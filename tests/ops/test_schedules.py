@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udaseg.ops.schedules import poly, warmup
+from udaseg.ops.schedules import ema_keep, poly, portions, round_rates, warmup
 
 
 class TestPoly:
@@ -31,3 +33,49 @@ class TestWarmup:
     def test_grows_to_one(self, iteration, length):
         assert 0 < warmup(iteration, length) <= warmup(iteration + 1, length) <= 1
         assert warmup(length, length) == 1
+
+
+class TestEmaKeep:
+    def test_values(self):
+        assert [ema_keep(iteration, 0.9) for iteration in (0, 1, 3, 9, 100)] == [0.0, 0.5, 0.75, 0.9, 0.9]
+
+    @given(st.integers(0, 10**6), st.floats(0, 1))
+    def test_grows_to_its_limit(self, iteration, most):
+        assert 0 <= ema_keep(iteration, most) <= ema_keep(iteration + 1, most) <= most
+
+    @given(st.integers(1, 50))
+    def test_without_limit_it_averages_all_values(self, count):
+        average = 0.0
+        for iteration in range(count):
+            keep = ema_keep(iteration, 1.0)
+            average = keep * average + (1 - keep) * iteration
+        assert average == pytest.approx((count - 1) / 2)
+
+
+class TestPortions:
+    def test_values(self):
+        assert portions(4, 0.2, 0.1, 0.35, "paper") == pytest.approx([0.2, 0.3, 0.35, 0.35])
+        assert portions(4, 0.2, 0.1, 0.35, "released") == pytest.approx([0.2, 0.3, 0.4, 0.4])
+
+    def test_rounding_takes_the_release_a_whole_step_too_far(self):
+        assert portions(9, 0.2, 0.05, 0.5, "released")[-2:] == pytest.approx([0.55, 0.55])
+        assert portions(9, 0.2, 0.05, 0.5, "paper")[-2:] == [0.5, 0.5]
+
+    @pytest.mark.parametrize("rule", ["paper", "released"])
+    @given(st.integers(0, 12), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.5, 1))
+    def test_grow_step_by_step_and_never_more_than_a_step_too_far(self, rule, rounds, start, step, most):
+        found = portions(rounds, start, step, most, rule)
+        assert len(found) == rounds
+        assert all(start <= portion <= (most if rule == "paper" else most + step) for portion in found)
+        assert all(0 <= after - before <= step + 1e-12 for before, after in pairwise(found))
+
+    @pytest.mark.parametrize("rule", ["paper", "released"])
+    def test_beyond_the_most_from_the_start(self, rule):
+        assert portions(2, 0.5, 0.1, 0.3, rule) == [0.5, 0.3 if rule == "paper" else 0.5]
+
+
+class TestRoundRates:
+    def test_values(self):
+        assert round_rates(3, 1e-4, 2**-0.5) == pytest.approx([1e-4, 1e-4 / 2**0.5, 5e-5], rel=1e-12)
+        assert round_rates(3, 5e-5, 1.0) == [5e-5] * 3
+        assert round_rates(0, 1.0, 0.5) == []

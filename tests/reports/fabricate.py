@@ -5,6 +5,7 @@ Every number is made up by a seeded generator; only the shape of the files is re
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,40 +30,82 @@ CLASSES = [
 ]
 SETS = {"mIoU11": CLASSES, "mIoU4": ["road", "building", "sky", "car"]}
 SIZE = (96, 192)
-QUALITY = {
-    "source_only": 0.52,
-    "adabn": 0.60,
-    "dann": 0.63,
-    "adaptsegnet": 0.66,
-    "adaptsegnet_multi": 0.68,
-    "oracle": 0.80,
-}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One invented stage. Stages of one `key` are one run, whichever recipes have them."""
+
+    name: str
+    method: str
+    level: float  # about its mIoU
+    terms: dict[str, float]  # term -> its value at the start
+    logs: tuple[str, ...] = ()
+    key: str = ""  # the method's name unless given
+    rule: str | None = None  # of the pseudo-labels it is trained on, made by the stage before
+
+    @property
+    def run(self) -> str:
+        return self.key or self.method
+
+
+SEG = {"seg": 1.9}
+ADVERSARIAL = SEG | {"adv": 0.7, "disc": 0.69}
+PRODA = SEG | {"sce": 2.4, "consist": 0.05, "reg": 8.5}
+DISTIL = SEG | {"distill": 1.2, "kd": 0.4}
+WARMUP = Stage("warmup", "adaptsegnet", 0.66, ADVERSARIAL, ("domain_accuracy",))
+FIRST = Stage("stage1", "proda", 0.71, PRODA, ("confident",), rule="soft")
 TITLES = {
     "source_only": "Source only",
     "adabn": "AdaBN",
     "dann": "DANN",
     "adaptsegnet": "AdaptSegNet",
     "adaptsegnet_multi": "AdaptSegNet, multi-level",
+    "cbst": "CBST, three rounds",
+    "proda": "ProDA, stages 1 to 3",
+    "proda_released": "ProDA, stages 1 to 3 (released KD)",
     "oracle": "Oracle",
 }
-TERMS = {
-    "source_only": {"seg": 1.9},
-    "adabn": {"seg": 1.9},
-    "oracle": {"seg": 1.7},
-    "dann": {"seg": 1.9, "domain": 0.69},
-    "adaptsegnet": {"seg": 1.9, "adv": 0.7, "disc": 0.69},
-    "adaptsegnet_multi": {"seg": 1.9, "seg_aux": 2.1, "adv": 0.7, "adv_aux": 0.7, "disc": 0.69},
-}
-LOGS = {
-    "dann": ["domain_accuracy", "reversal"],
-    "adaptsegnet": ["domain_accuracy"],
-    "adaptsegnet_multi": ["domain_accuracy"],
+STAGES = {
+    "source_only": [Stage("main", "source_only", 0.52, SEG)],
+    "adabn": [Stage("main", "adabn", 0.60, SEG)],
+    "dann": [Stage("main", "dann", 0.63, SEG | {"domain": 0.69}, ("domain_accuracy", "reversal"))],
+    "adaptsegnet": [replace(WARMUP, name="main")],
+    "adaptsegnet_multi": [
+        Stage(
+            "main",
+            "adaptsegnet_multi",
+            0.68,
+            SEG | {"seg_aux": 2.1, "adv": 0.7, "adv_aux": 0.7, "disc": 0.69},
+            ("domain_accuracy",),
+        )
+    ],
+    "cbst": [
+        WARMUP,
+        *(
+            Stage(f"round{i}", "cbst", 0.66 + 0.015 * i, SEG | {"pseudo": 1.4}, key=f"cbst{i}", rule="class_balanced")
+            for i in (1, 2, 3)
+        ),
+    ],
+    "proda": [
+        WARMUP,
+        FIRST,
+        Stage("stage2", "proda", 0.73, DISTIL, ("confident",), "proda2", "threshold"),
+        Stage("stage3", "proda", 0.74, DISTIL, ("confident",), "proda3", "threshold"),
+    ],
+    "proda_released": [
+        WARMUP,
+        FIRST,
+        Stage("stage2", "proda", 0.72, DISTIL, ("confident",), "proda_released2", "threshold"),
+        Stage("stage3", "proda", 0.725, DISTIL, ("confident",), "proda_released3", "threshold"),
+    ],
+    "oracle": [Stage("main", "oracle", 0.80, {"seg": 1.7})],
 }
 
 
 def fabricate(
     root: Path,
-    recipes: tuple[str, ...] = tuple(QUALITY),
+    recipes: tuple[str, ...] = tuple(STAGES),
     seeds: tuple[int, ...] = (0, 1, 2),
     iterations: int = 600,
     pictures: int = 3,
@@ -70,62 +113,53 @@ def fabricate(
     absent: tuple[str, ...] = ("train",),
 ) -> Path:
     """Write a study under `root`, with paths relative to it; returns the path of its report spec (relative too)."""
-    classes = CLASSES
     scenes = {f"target_{index:03d}": _scene(index) for index in range(pictures)}
     target = _write_set(root, "target", scenes)
     source = _write_set(root, "source", {})
     entries: list[dict[str, Any]] = []
     start = Path("results/objects/source_only/seed=0-0000000000")
     if pretrain:
-        _write_run(
-            root,
-            start,
-            "source_only",
-            0,
-            iterations,
-            {"seg": 2.0},
-            [],
-            0.4,
-            {"student": "scratch"},
-            (str(source), None),
-        )
-    for recipe in recipes:
-        for seed in seeds:
-            code = f"{hash_of(recipe, seed):08x}10"
-            folder = Path(f"results/toytown_source-toytown_target/{recipe}/seed={seed}-{code}")
-            rng = np.random.default_rng(hash_of(recipe, seed))
-            quality = QUALITY[recipe] + 0.02 * rng.standard_normal()
-            init = {"student": str(start)} if pretrain else {"student": "scratch"}
-            _write_run(
-                root,
-                folder,
-                recipe,
-                seed,
-                iterations,
-                TERMS[recipe],
-                LOGS.get(recipe, []),
-                quality,
-                init,
-                (str(source), str(target)),
-            )
-            evaluation = folder / f"evaluate-{code[::-1]}10"
-            _write_evaluation(root, evaluation, rng, quality, classes, absent, scenes, iterations)
-            entries.append(
-                {
-                    "recipe": recipe,
-                    "title": TITLES[recipe],
-                    "stage": "main",
-                    "final": True,
-                    "seed": seed,
-                    "run": str(folder),
-                    "evaluation": str(evaluation),
-                    "overrides": "levels=2" if recipe == "adaptsegnet_multi" else "",
-                }
-            )
+        pretraining = Stage("pretraining", "source_only", 0.4, {"seg": 2.0})
+        _write_run(root, start, pretraining, 0, iterations, 0.4, {"student": "scratch"}, (str(source), None))
+    for seed in seeds:
+        for recipe in recipes:
+            before = start if pretrain else None
+            for stage in STAGES[recipe]:
+                code = f"{hash_of(stage.run, seed):08x}10"
+                folder = Path(f"results/toytown_source-toytown_target/{stage.method}/seed={seed}-{code}")
+                evaluation = folder / f"evaluate-{code[::-1]}10"
+                rng = np.random.default_rng(hash_of(stage.run, seed))
+                level = stage.level + 0.02 * rng.standard_normal()
+                quality = None
+                if stage.rule:
+                    assert before is not None
+                    quality = before / f"label-{hash_of(stage.rule, 0):08x}10" / f"quality-{code}"
+                    if not (root / quality).is_dir():
+                        _write_quality(root, quality, rng, stage.rule, level, absent)
+                if not (root / folder).is_dir():
+                    init = {"student": str(before or "scratch")}
+                    labels = str(quality.parent) if quality else None
+                    sets = (str(source), str(target))
+                    _write_run(root, folder, stage, seed, iterations, level, init, sets, labels)
+                    _write_evaluation(root, evaluation, rng, level, absent, scenes, iterations)
+                entries.append(
+                    {
+                        "recipe": recipe,
+                        "title": TITLES[recipe],
+                        "stage": stage.name,
+                        "final": stage is STAGES[recipe][-1],
+                        "seed": seed,
+                        "run": str(folder),
+                        "evaluation": str(evaluation),
+                        "quality": str(quality) if quality else None,
+                        "overrides": "levels=2" if recipe == "adaptsegnet_multi" else "",
+                    }
+                )
+                before = folder
     spec = {
         "kind": "report",
         "study": "demo",
-        "classes": classes,
+        "classes": CLASSES,
         "class_sets": SETS,
         "baseline": "source_only",
         "oracle": "oracle",
@@ -133,6 +167,7 @@ def fabricate(
         "runs": entries,
         "data": {"source": str(source), "target": str(target)},
         "output": "reports/demo",
+        "code": "c0de" * 4,
     }
     path = Path("state/specs/report-demo-12345678.yaml")
     (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -140,9 +175,9 @@ def fabricate(
     return path
 
 
-def hash_of(recipe: str, seed: int) -> int:
+def hash_of(name: str, seed: int) -> int:
     """A number that is the same in every process."""
-    return int.from_bytes(hashlib.sha256(f"{recipe}/{seed}".encode()).digest()[:4], "big")
+    return int.from_bytes(hashlib.sha256(f"{name}/{seed}".encode()).digest()[:4], "big")
 
 
 def _scene(index: int) -> np.ndarray:
@@ -196,25 +231,25 @@ def _write_set(root: Path, role: str, scenes: dict[str, np.ndarray]) -> Path:
 def _write_run(
     root: Path,
     folder: Path,
-    method: str,
+    stage: Stage,
     seed: int,
     iterations: int,
-    terms: dict[str, float],
-    logs: list[str],
-    quality: float,
+    level: float,
     init: dict[str, str],
     sets: tuple[str, str | None],
+    labels: str | None = None,
 ) -> None:
-    classes = CLASSES
+    classes, terms = CLASSES, stage.terms
     rng = np.random.default_rng(seed + 100)
     build = root / folder.parent / f"{folder.name}.build"
     build.mkdir(parents=True)
     spec = {
         "kind": "train",
         "folder": str(folder),
-        "method": method,
+        "method": stage.method,
         "seed": seed,
         "init": init,
+        "labels": labels,
         "network": {"name": "small", "norm": "train"},
         "train": {
             "iterations": iterations,
@@ -238,13 +273,13 @@ def _write_run(
             name: float(start * (np.exp(-3 * done) if name.startswith("seg") else 1 - 0.2 * done) + rng.normal(0, 0.03))
             for name, start in terms.items()
         }
-        logged = {name: float(np.clip(0.9 - 0.35 * done + rng.normal(0, 0.02), 0, 1)) for name in logs}
+        logged = {name: float(np.clip(0.9 - 0.35 * done + rng.normal(0, 0.02), 0, 1)) for name in stage.logs}
         lines.append(
             {"iteration": iteration, "terms": values, "logs": logged, "lr": {"network": 2.5e-4 * (1 - done) ** 0.9}}
         )
         if iteration % 100 == 0 or iteration == iterations:
-            iou: dict[str, float | None] = {name: float(quality * (1 - np.exp(-4 * done))) for name in classes[:-1]}
-            miou = float(quality * (1 - np.exp(-4 * done)) + rng.normal(0, 0.01))
+            iou: dict[str, float | None] = {name: float(level * (1 - np.exp(-4 * done))) for name in classes[:-1]}
+            miou = float(level * (1 - np.exp(-4 * done)) + rng.normal(0, 0.01))
             lines.append(
                 {"iteration": iteration, "monitor": {"split": "val", "mIoU11": miou, "iou": iou | {classes[-1]: None}}}
             )
@@ -281,20 +316,43 @@ def _write_run(
     publish(build, root / folder, folder.name.rsplit("-", 1)[1], "train")
 
 
+def _write_quality(
+    root: Path, folder: Path, rng: np.random.Generator, rule: str, level: float, absent: tuple[str, ...]
+) -> None:
+    build = root / folder.parent / f"{folder.name}.build"
+    weights = np.array([0 if name in absent else 2.0 ** -(index % 8) for index, name in enumerate(CLASSES)])
+    truth = (900_000 * weights / weights.sum()).astype(int)
+    share = {"soft": 1.0, "threshold": 0.7, "class_balanced": 0.3}[rule]
+    ease = np.clip(level + 0.3 - 0.5 * np.arange(len(CLASSES)) / len(CLASSES) + rng.normal(0, 0.02, len(CLASSES)), 0, 1)
+    selected = (share * truth * ease).astype(int)
+    judged = (0.98 * selected).astype(int)
+    counts = {"selected": selected, "truth": truth, "judged": judged, "correct": (judged * ease).astype(int)}
+    content = {
+        "classes": CLASSES,
+        "rule": rule,
+        "images": 30,
+        "labelled": True,
+        "total": 1_000_000,
+        "thresholds": dict.fromkeys(CLASSES, 0.9) if rule == "class_balanced" else None,
+    }
+    content |= {name: dict(zip(CLASSES, map(int, values), strict=True)) for name, values in counts.items()}
+    write_json(build / "quality.json", content)
+    publish(build, root / folder, folder.name.rsplit("-", 1)[1], "quality")
+
+
 def _write_evaluation(
     root: Path,
     folder: Path,
     rng: np.random.Generator,
-    quality: float,
-    classes: list[str],
+    level: float,
     absent: tuple[str, ...],
     scenes: dict[str, np.ndarray],
     iterations: int,
 ) -> None:
     build = root / folder.parent / f"{folder.name}.build"
     scores = {
-        "last": _score(rng, quality, classes, absent, iterations, quality - 0.01),
-        "best": _score(rng, quality + 0.004, classes, absent, iterations - 100, quality),
+        "last": _score(rng, level, CLASSES, absent, iterations, level - 0.01),
+        "best": _score(rng, level + 0.004, CLASSES, absent, iterations - 100, level),
     }
     protocol = {
         "dataset": "toytown_target",
@@ -306,18 +364,18 @@ def _write_evaluation(
         "images": 80,
         "resize": "logits to the label's native size, bilinear, then argmax",
     }
-    write_json(build / "metrics.json", {"classes": classes, "protocol": protocol, "scores": scores})
+    write_json(build / "metrics.json", {"classes": CLASSES, "protocol": protocol, "scores": scores})
     (build / "spec.yaml").write_text(yaml.safe_dump({"kind": "evaluate", "split": "test"}))
     for name, label in scenes.items():
-        wrong = rng.random((SIZE[0] // 8, SIZE[1] // 8)) > quality + 0.15
-        guess = np.where(np.kron(wrong, np.ones((8, 8), dtype=bool)), (label + 1) % len(classes), label % len(classes))
+        wrong = rng.random((SIZE[0] // 8, SIZE[1] // 8)) > level + 0.15
+        guess = np.where(np.kron(wrong, np.ones((8, 8), dtype=bool)), (label + 1) % len(CLASSES), label % len(CLASSES))
         _save(build / "pictures" / f"{name}.png", guess.astype(np.uint8))
     publish(build, root / folder, folder.name.rsplit("-", 1)[1], "evaluate")
 
 
 def _score(
     rng: np.random.Generator,
-    quality: float,
+    level: float,
     classes: list[str],
     absent: tuple[str, ...],
     iteration: int,
@@ -329,7 +387,7 @@ def _score(
     for row, name in enumerate(classes):
         if name in absent:
             continue
-        share = np.clip(quality + ease[row] + 0.15, 0.02, 0.99)
+        share = np.clip(level + ease[row] + 0.15, 0.02, 0.99)
         total = int(20_000 * (1.2 - row / count))
         others = [column for column in range(count) if column != row and classes[column] not in absent]
         wrong = rng.multinomial(int(total * (1 - share)), np.full(len(others), 1 / len(others)))

@@ -15,9 +15,11 @@ from PIL import Image
 
 from udaseg.reports import page
 from udaseg.reports.build import build_report
-from udaseg.reports.collect import history_frame, read_report
-from udaseg.reports.figures import all_figures, method_styles
+from udaseg.reports.collect import read_report
+from udaseg.reports.figures import all_figures
+from udaseg.reports.frames import history_frame
 from udaseg.reports.pictures import scenes
+from udaseg.reports.style import method_styles
 from udaseg.reports.tables import all_tables
 
 
@@ -72,7 +74,7 @@ def test_every_file_is_written(built: Path) -> None:
     figures = {"miou", "classes", "monitor", "losses", "diagnostics", "qualitative"}
     assert names == {
         "index.html",
-        *(f"tables/{name}.{kind}" for name in ("main", "classes", "runs") for kind in ("csv", "md", "tex")),
+        *(f"tables/{name}.{kind}" for name in ("main", "classes", "cost", "runs") for kind in ("csv", "md", "tex")),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")),
     }
 

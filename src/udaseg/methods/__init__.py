@@ -3,8 +3,13 @@
 from udaseg.methods.adabn import AdaBN
 from udaseg.methods.adaptsegnet import AdaptSegNet
 from udaseg.methods.base import Method
+from udaseg.methods.cbst import CBST
+from udaseg.methods.dacs import DACS
+from udaseg.methods.daformer import DAFormer
 from udaseg.methods.dann import DANN
 from udaseg.methods.oracle import Oracle
+from udaseg.methods.proda import ProDA
+from udaseg.methods.proda_distill import ProDADistill
 from udaseg.methods.source_only import SourceOnly
 
 METHODS: dict[str, type[Method]] = {
@@ -13,4 +18,9 @@ METHODS: dict[str, type[Method]] = {
     "adabn": AdaBN,
     "dann": DANN,
     "adaptsegnet": AdaptSegNet,
+    "cbst": CBST,
+    "dacs": DACS,
+    "daformer": DAFormer,
+    "proda": ProDA,
+    "proda_distill": ProDADistill,
 }

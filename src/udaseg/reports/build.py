@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from udaseg.reports import figures, page, pictures, tables
+from udaseg.reports import figures, page, pictures, tables, writers
 from udaseg.reports.collect import read_report
+from udaseg.reports.style import render
 from udaseg.runs import write_bytes, write_text
 
 PAGE_DPI = 110  # of pictures inside the page, which keeps it small; the files beside it have 150
@@ -21,7 +22,7 @@ def build_report(spec_path: Path) -> None:
     written = set()
     made = tables.all_tables(report)
     for table in made:
-        texts = {"csv": tables.to_csv(table), "md": tables.to_markdown(table), "tex": tables.to_latex(table)}
+        texts = {"csv": writers.to_csv(table), "md": writers.to_markdown(table), "tex": writers.to_latex(table)}
         for kind, text in texts.items():
             path = report.output / "tables" / f"{table.name}.{kind}"
             write_text(path, text)
@@ -31,13 +32,13 @@ def build_report(spec_path: Path) -> None:
         drawn["qualitative"] = grid
     shown = {}
     for name, (caption, figure) in drawn.items():
-        files = figures.render(figure)
+        files = render(figure)
         for kind, content in files.items():
             path = report.output / "figures" / f"{name}.{kind}"
             write_bytes(path, content)
             written.add(path)
         if name == "qualitative":
-            shown[name] = page.Picture(name, caption, "image/png", figures.render(figure, PAGE_DPI)["png"])
+            shown[name] = page.Picture(name, caption, "image/png", render(figure, PAGE_DPI)["png"])
         else:
             shown[name] = page.Picture(name, caption, "image/svg+xml", files["svg"])
     for kind in ("tables", "figures"):

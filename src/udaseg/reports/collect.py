@@ -1,4 +1,4 @@
-"""Reads a report's spec and the run folders it names, and lays them out as frames. The only reader of runs in a report.
+"""Reads a report's spec and the run folders it names. The only reader of runs in a report; `frames` lays them out.
 
 A run that is missing or not finished is a row without numbers and a footnote that names it: a report is never refused
 for want of a run, and never shows a mean over fewer seeds without saying so.
@@ -6,86 +6,14 @@ for want of a run, and never shows a mean over fewer seeds without saying so.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import Any
 
 from udaseg.errors import UserError
-from udaseg.runs import is_whole, read_json, read_lines, read_yaml
-
-Status = Literal["finished", "not evaluated", "unfinished", "missing"]
-REQUIRED = ("study", "classes", "class_sets", "baseline", "oracle", "recipes", "runs", "output")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One planned run: what the report's spec says of it, and the contents of its folders as far as they are there."""
-
-    recipe: str
-    title: str  # the recipe's name for readers
-    overrides: str  # what differs from the method's defaults
-    label: str  # the row of a table: the recipe, with the overrides in brackets where a recipe has several of them
-    stage: str
-    final: bool
-    seed: int
-    folder: Path
-    evaluation: Path | None  # None: this stage is not evaluated
-    status: Status
-    id: str  # the run's, and "+" its evaluation's hashed name where it has one; "" unless trained
-    spec: dict[str, Any]
-    evaluation_spec: dict[str, Any]
-    cost: dict[str, Any]
-    env: dict[str, Any]
-    data: dict[str, str]  # role -> content fingerprint of the prepared set that the run used
-    metrics: dict[str, Any]
-    files: dict[str, str]  # file name -> SHA-256, of the run's folder
-
-    @property
-    def trained(self) -> bool:
-        """Whether there is a finished training run, evaluated or not."""
-        return self.status in ("finished", "not evaluated")
-
-    def history(self) -> list[dict[str, Any]]:
-        """The lines of history.jsonl; none for a run that is not whole."""
-        path = self.folder / "history.jsonl"
-        return read_lines(path) if self.trained and path.is_file() else []
-
-
-@dataclass(frozen=True)
-class Report:
-    """A report's spec with every run read."""
-
-    study: str
-    classes: list[str]
-    class_sets: dict[str, list[str]]
-    baseline: str
-    oracle: str
-    recipes: list[str]
-    data: dict[str, Path]  # role -> prepared set
-    output: Path
-    runs: list[Run]
-    pretraining: list[Run]  # runs that no recipe names, but whose weights some run started from
-
-    @property
-    def headline(self) -> str:
-        """The class set whose mIoU is the study's result: the first one."""
-        return next(iter(self.class_sets))
-
-    def labels(self) -> list[str]:
-        """The rows of the main table: recipe and point of a sweep, recipes in the study's order."""
-        finals = sorted((run for run in self.runs if run.final), key=lambda run: self.recipes.index(run.recipe))
-        return list(dict.fromkeys(run.label for run in finals))
-
-    def final_runs(self, label: str) -> list[Run]:
-        """The planned final-stage runs of one row, by seed."""
-        return sorted((run for run in self.runs if run.final and run.label == label), key=lambda run: run.seed)
-
-    def title(self, label: str) -> str:
-        """A row's name for readers."""
-        run = next((run for run in [*self.runs, *self.pretraining] if run.label == label), None)
-        return label if run is None else label.replace(run.recipe, run.title, 1)
+from udaseg.reports.study import Report, Run, Status
+from udaseg.runs import is_whole, read_json, read_yaml
+from udaseg.specs import ReportRun, ReportSpec, read_spec
 
 
 def read_report(spec_path: Path) -> Report:
@@ -95,44 +23,61 @@ def read_report(spec_path: Path) -> Report:
         UserError: the spec lacks a key, names a recipe that is not listed, or a whole folder lacks a file or holds
             another class list than the spec.
     """
-    raw = read_yaml(spec_path)
-    missing = [key for key in REQUIRED if key not in raw]
-    if missing:
-        raise UserError(f"{spec_path}: the keys {missing} are missing; plan the study again to have it written anew")
-    stray = sorted({entry["recipe"] for entry in raw["runs"]} - set(raw["recipes"]))
+    spec = read_spec(ReportSpec, spec_path)
+    stray = sorted({entry.recipe for entry in spec.runs} - set(spec.recipes))
     if stray:
-        raise UserError(f"{spec_path}: runs of the recipes {stray}, which are not among recipes {raw['recipes']}")
-    runs = read_runs(raw["runs"])
-    report = Report(
-        study=raw["study"],
-        classes=list(raw["classes"]),
-        class_sets=dict(raw["class_sets"]),
-        baseline=raw["baseline"],
-        oracle=raw["oracle"],
-        recipes=list(raw["recipes"]),
-        data={role: Path(folder) for role, folder in raw.get("data", {}).items()},
-        output=Path(raw["output"]),
+        raise UserError(f"{spec_path}: runs of the recipes {stray}, which are not among recipes {spec.recipes}")
+    runs = read_runs(spec.runs)
+    for run in runs:
+        for path, content in ((run.evaluation, run.metrics), (run.judged, run.quality)):
+            if content and content["classes"] != spec.classes:
+                raise UserError(
+                    f"{path}: made for the classes {content['classes']}, but {spec_path} reports {spec.classes}; make "
+                    "it again with the study's classes"
+                )
+    return Report(
+        study=spec.study,
+        classes=spec.classes,
+        class_sets=spec.class_sets,
+        baseline=spec.baseline,
+        oracle=spec.oracle,
+        recipes=spec.recipes,
+        data={role: Path(folder) for role, folder in spec.data.items()},
+        output=Path(spec.output),
         runs=runs,
         pretraining=_pretraining(runs),
     )
-    for run in report.runs:
-        if run.status == "finished" and run.metrics["classes"] != report.classes:
-            raise UserError(
-                f"{run.evaluation}/metrics.json: scored on the classes {run.metrics['classes']}, but {spec_path} "
-                f"reports {report.classes}; evaluate that run with the study's classes"
-            )
-    return report
 
 
-def read_runs(entries: list[dict[str, Any]]) -> list[Run]:
-    """The runs of a report's spec, an intermediate run that several recipes share only once."""
-    kept: dict[tuple[str, str | None], dict[str, Any]] = {}
+def read_runs(entries: list[ReportRun]) -> list[Run]:
+    """The runs of a report's spec, in which the stages of a recipe and seed stand in order, the final one last."""
     points: dict[str, set[str]] = {}
     for entry in entries:
-        kept.setdefault((entry["run"], entry["recipe"] if entry["final"] else None), entry)
-        if entry["final"]:
-            points.setdefault(entry["recipe"], set()).add(entry.get("overrides") or "")
-    return [_read_run(entry, len(points.get(entry["recipe"], ())) > 1) for entry in kept.values()]
+        if entry.final:
+            points.setdefault(entry.recipe, set()).add(entry.overrides)
+    read: dict[tuple[str, str | None, str | None], Run] = {}
+    label: dict[tuple[str, int], str] = {}  # of the final stage that comes next
+    runs = []
+    for entry in reversed(entries):
+        if entry.final:
+            several = len(points[entry.recipe]) > 1
+            point = f"{entry.recipe} ({entry.overrides or 'defaults'})" if several else entry.recipe
+            label[entry.recipe, entry.seed] = point
+        key = (entry.run, entry.evaluation, entry.quality)
+        if key not in read:
+            read[key] = _read_run(entry)
+        runs.append(
+            replace(
+                read[key],
+                recipe=entry.recipe,
+                title=entry.title,
+                overrides=entry.overrides,
+                label=label.get((entry.recipe, entry.seed), entry.recipe),
+                stage=entry.stage,
+                final=entry.final,
+            )
+        )
+    return runs[::-1]
 
 
 def _pretraining(runs: list[Run]) -> list[Run]:
@@ -142,105 +87,57 @@ def _pretraining(runs: list[Run]) -> list[Run]:
         start for run in runs for start in run.spec.get("init", {}).values() if (Path(start) / "spec.yaml").is_file()
     }
     entries = [
-        {"recipe": "pretraining", "title": "Pretraining", "stage": "pretraining", "final": False, "run": start}
-        | {"seed": read_yaml(Path(start) / "spec.yaml")["seed"]}
+        ReportRun(
+            recipe="pretraining",
+            title="Pretraining",
+            stage="pretraining",
+            final=False,
+            seed=read_yaml(Path(start) / "spec.yaml")["seed"],
+            run=start,
+            evaluation=None,
+            quality=None,
+            overrides="",
+        )
         for start in sorted(starts - named)
     ]
-    return [_read_run(entry, False) for entry in entries]
+    return [_read_run(entry) for entry in entries]
 
 
-def _read_run(entry: dict[str, Any], several: bool) -> Run:
-    """Reads what there is of a run. `several`: its recipe is in the report with more than one set of overrides."""
-    folder = Path(entry["run"])
-    evaluation = Path(entry["evaluation"]) if entry.get("evaluation") else None
+def _read_run(entry: ReportRun) -> Run:
+    """Reads what there is of a run."""
+    folder = Path(entry.run)
+    evaluation = Path(entry.evaluation) if entry.evaluation else None
+    judged = Path(entry.quality) if entry.quality else None
     trained = is_whole(folder)
-    evaluated = evaluation is not None and is_whole(evaluation)
+    evaluated = trained and evaluation is not None and is_whole(evaluation)
     status: Status
     if not trained:
         status = "unfinished" if folder.is_dir() else "missing"
     else:
         status = "finished" if evaluated else "not evaluated"
     marker: dict[str, Any] = read_json(folder / "run.json") if trained else {"id": "", "files": {}}
-    run_id = marker["id"]
-    if status == "finished" and evaluation is not None:
-        run_id += f"+{evaluation.name}"
-    overrides = entry.get("overrides") or ""
     return Run(
-        recipe=entry["recipe"],
-        title=entry.get("title") or entry["recipe"],
-        overrides=overrides,
-        label=f"{entry['recipe']} ({overrides or 'defaults'})" if several else entry["recipe"],
-        stage=entry["stage"],
-        final=entry["final"],
-        seed=entry["seed"],
+        recipe=entry.recipe,
+        title=entry.title,
+        overrides=entry.overrides,
+        label=entry.recipe,
+        stage=entry.stage,
+        final=entry.final,
+        seed=entry.seed,
         folder=folder,
         evaluation=evaluation,
+        judged=judged,
         status=status,
-        id=run_id,
+        id=marker["id"] + (f"+{evaluation.name}" if evaluation is not None and evaluated else ""),
         spec=read_yaml(folder / "spec.yaml") if trained else {},
-        evaluation_spec=read_yaml(evaluation / "spec.yaml") if evaluation is not None and status == "finished" else {},
+        evaluation_spec=read_yaml(evaluation / "spec.yaml") if evaluation is not None and evaluated else {},
         cost=read_json(folder / "cost.json") if trained else {},
         env=read_json(folder / "env.json") if trained else {},
         data=read_json(folder / "result.json")["data"] if trained else {},
-        metrics=read_json(evaluation / "metrics.json") if evaluation is not None and status == "finished" else {},
+        metrics=read_json(evaluation / "metrics.json") if evaluation is not None and evaluated else {},
+        quality=read_json(judged / "quality.json") if judged is not None and is_whole(judged) else {},
         files=marker["files"],
     )
-
-
-def run_frame(report: Report) -> pd.DataFrame:
-    """One row per run: who it is, its status, its scores as fractions (`last.<set>`, `best.<set>`), and its cost."""
-    return pd.DataFrame([_row(report, run) for run in [*report.pretraining, *report.runs]])
-
-
-def _row(report: Report, run: Run) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "label": run.label,
-        "recipe": run.recipe,
-        "overrides": run.overrides,
-        "method": run.spec.get("method", ""),
-        "stage": run.stage,
-        "final": run.final,
-        "seed": run.seed,
-        "status": run.status,
-        "run": str(run.folder),
-        "evaluation": str(run.evaluation or ""),
-    }
-    for which in ("last", "best"):
-        score = run.metrics.get("scores", {}).get(which, {})
-        row[f"{which}.iteration"] = number(score.get("iteration"))
-        row[f"{which}.monitor"] = number(score.get("monitor"))
-        row[f"{which}.pixel_accuracy"] = number(score.get("pixel_accuracy"))
-        for name in report.class_sets:
-            row[f"{which}.{name}"] = number(score.get("sets", {}).get(name))
-    for name in ("seconds", "iterations", "seconds_per_iteration", "peak_memory_mib"):
-        row[name] = number(run.cost.get(name))
-    row["device"] = run.cost.get("device", "")
-    return row
-
-
-def iou_frame(report: Report) -> pd.DataFrame:
-    """One row per evaluated final run, checkpoint (last, best) and class: `iou` (fraction or NaN), `truth` pixels."""
-    rows = [
-        {"label": run.label, "seed": run.seed, "which": which, "class": name, "iou": number(score["iou"][name])}
-        | {"truth": sum(score["confusion"][index])}
-        for run in report.runs
-        if run.final and run.status == "finished"
-        for which, score in run.metrics["scores"].items()
-        if score is not None
-        for index, name in enumerate(report.classes)
-    ]
-    return pd.DataFrame(rows, columns=["label", "seed", "which", "class", "iou", "truth"])
-
-
-def history_frame(report: Report) -> pd.DataFrame:
-    """One row per run, iteration and number: `kind` is term, log, lr, monitor (class sets) or iou (classes)."""
-    rows = [
-        {"label": run.label, "stage": run.stage, "final": run.final, "seed": run.seed, "run": str(run.folder)} | point
-        for run in [*report.pretraining, *report.runs]
-        for point in history_points(run)
-    ]
-    columns = ["label", "stage", "final", "seed", "run", "iteration", "kind", "name", "value"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def history_points(run: Run) -> Iterator[dict[str, Any]]:
@@ -265,8 +162,9 @@ def missing_footnotes(report: Report) -> list[str]:
         "not evaluated": "is trained but not evaluated",
     }
     return [
-        f"{run.label}, stage {run.stage}, seed {run.seed}: {what[run.status]} ({run.folder})."
-        for run in report.runs
+        f"{' / '.join(f'{label}, stage {stage}' for label, stage in report.places(run))}, seed {run.seed}: "
+        f"{what[run.status]} ({run.folder})."
+        for run in report.each_once()
         if run.status != "finished" and not (run.status == "not evaluated" and run.evaluation is None)
     ]
 

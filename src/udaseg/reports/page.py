@@ -2,14 +2,16 @@
 
 import base64
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from udaseg.reports.collect import Report, Run
-from udaseg.reports.tables import Table, protocol_notes
+from udaseg.reports.cells import Table
+from udaseg.reports.study import Report, Run
+from udaseg.reports.tables import protocol_notes
 from udaseg.runs import read_json
 
 PRETRAINED = (
@@ -39,8 +41,10 @@ def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) ->
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["aside"] = aside
     by_name = {table.name: table for table in tables}
-    runs = [*report.pretraining, *report.runs]
+    runs = report.each_once()
+    finals = [run for run in runs if run.final]
     return environment.get_template("page.html.j2").render(
         report=report,
         tables=by_name,
@@ -48,8 +52,8 @@ def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) ->
         summary=summary(report),
         protocol=protocol_notes(report),
         pretrained=pretrained_note(report),
-        finished=sum(run.status == "finished" for run in report.runs if run.final),
-        planned=sum(run.final for run in report.runs),
+        finished=sum(run.status == "finished" for run in finals),
+        planned=len(finals),
         data=[data_facts(role, folder) for role, folder in report.data.items()],
         runs=[run_facts(report, run) for run in runs],
     )
@@ -57,7 +61,7 @@ def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) ->
 
 def summary(report: Report) -> list[tuple[str, str]]:
     """The facts at the head of the page: what, and its value."""
-    finals = [run for run in report.runs if run.final]
+    finals = [run for run in report.each_once() if run.final]
     seeds = sorted({run.seed for run in finals})
     return [
         ("Task", " → ".join(data_name(folder) for folder in report.data.values())),
@@ -106,17 +110,19 @@ def absent_classes(folder: Path) -> list[str]:
 
 def run_facts(report: Report, run: Run) -> dict[str, Any]:
     """What it takes to make a run again and to tell whether it is the same: commands, versions, fingerprints."""
+    places = report.places(run)
     # A page is passed on; the names of one's machines stay in the run's env.json.
     environment = {key: plain(value) for key, value in run.env.items() if key not in ("versions", "host")}
     data = {f"Data, {role}": f"{run.spec.get(role, '')} {digest}" for role, digest in run.data.items()}
     return {
-        "title": report.title(run.label),
-        "stage": run.stage,
+        "title": " / ".join(dict.fromkeys(report.title(label) for label, _ in places)),
+        "stage": " / ".join(dict.fromkeys(stage for _, stage in places)),
         "seed": run.seed,
         "status": "finished" if run.trained and run.evaluation is None else run.status,
         "folder": str(run.folder),
         "commands": commands(run),
         "init": run.spec.get("init", {}),
+        "labels": run.spec.get("labels") or "–",
         "versions": run.env.get("versions", {}),
         "environment": environment,
         "data": data,
@@ -125,9 +131,15 @@ def run_facts(report: Report, run: Run) -> dict[str, Any]:
 
 
 def commands(run: Run) -> list[str]:
-    """The command lines that make the run and its evaluation, each from the spec in its folder."""
-    lines = [f"udaseg train {run.folder}/spec.yaml"]
-    return lines + ([f"udaseg evaluate {run.evaluation}/spec.yaml"] if run.evaluation else [])
+    """The command lines that make the run, its pseudo-labels and its scores, each from the spec in its folder."""
+    labels = run.spec.get("labels")
+    jobs = {"label": labels, "quality": run.judged, "train": run.folder, "evaluate": run.evaluation}
+    return [f"udaseg {verb} {folder}/spec.yaml" for verb, folder in jobs.items() if folder]
+
+
+def aside(value: str) -> list[str]:
+    """A table's cell, and what stands smaller below it: an interval, and the number of seeds where some are missing."""
+    return re.split(r" (?=\[|\(n = )", value)
 
 
 def plain(value: Any) -> str:

@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from udaseg.data.classes import colourise, palette
-from udaseg.reports.collect import Report, Run
-from udaseg.reports.figures import STYLE, hide_rest, wrapped
+from udaseg.reports.study import Report, Run
+from udaseg.reports.style import STYLE, hide_rest, wrapped
 
 COLUMNS = 4  # panels in a line; more of them become too small to see a person
 LARGEST = 640  # pixels of a panel's longer side

@@ -1,0 +1,67 @@
+"""DAFormer's distance to the features of the initial encoder, on the cells of things (CVPR 2022)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from udaseg.ops.losses import IGNORE
+
+
+@torch.no_grad()
+def shrink_labels(labels: Tensor, size: tuple[int, int], classes: int, min_share: float) -> Tensor:
+    """Labels (B, H, W) at the size (h, w) of a feature map: each cell's most frequent label.
+
+    A cell gets 255 where less than `min_share` of its pixels agree, or most of them are ignored: 255 counts as a class.
+    Map and labels are taken to cover the same image: cell i of h looks at the rows from floor(i H/h) up to but not
+    including ceil((i+1) H/h). Where h divides H these are blocks of H/h rows, as released; elsewhere (65 rows of
+    DeepLabv2 for 512 of the image) neighbouring cells share a row, and none is left out.
+
+    Args:
+        labels: int64, class indices below `classes` or 255.
+        size: (h, w), at most (H, W).
+        classes: C.
+        min_share: in (0, 1] (DAFormer 0.75).
+
+    Returns:
+        (B, h, w) int64.
+
+    Raises:
+        ValueError: shapes or the labels' type do not fit.
+    """
+    if labels.dim() != 3 or labels.is_floating_point() or size[0] > labels.shape[1] or size[1] > labels.shape[2]:
+        raise ValueError(
+            f"integer labels (B, H, W) of at least {tuple(size)} expected, found {tuple(labels.shape)} {labels.dtype}"
+        )
+    kinds = torch.tensor([*range(classes), IGNORE], device=labels.device)
+    shares = F.adaptive_avg_pool2d((labels[:, None] == kinds.view(-1, 1, 1)).float(), size)
+    share, winner = shares.max(dim=1)
+    return kinds[winner].masked_fill(share < min_share, IGNORE)
+
+
+def thing_cells(labels: Tensor, size: tuple[int, int], things: Sequence[int], classes: int, min_share: float) -> Tensor:
+    """Cells (B, h, w), bool, of a feature map whose label is one of the `things`, see `shrink_labels`."""
+    small = shrink_labels(labels, size, classes, min_share)
+    return torch.isin(small, torch.tensor(things, dtype=torch.int64, device=labels.device))
+
+
+def feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """Mean length of the difference of two feature vectors over the cells of the mask.
+
+    0, connected to the graph, where the mask is empty (the release gives NaN). At a distance of 0 the gradient is 0.
+
+    Args:
+        features, reference: (B, D, h, w), real; the reference gets no gradient.
+        mask: (B, h, w) bool.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if features.dim() != 4 or features.shape != reference.shape or mask.shape != (len(features), *features.shape[2:]):
+        raise ValueError(
+            f"two feature maps (B, D, h, w) and a mask (B, h, w) expected, found {tuple(features.shape)}, "
+            f"{tuple(reference.shape)} and {tuple(mask.shape)}"
+        )
+    distance = torch.linalg.vector_norm(features - reference.detach(), dim=1)
+    return (distance * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,76 @@
+"""What a table is, and how a number with its spread becomes a cell of it."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation (ddof = 1) over the `n` seeds that have a value, of `planned`."""
+
+    mean: float
+    std: float  # NaN for n < 2
+    n: int
+    planned: int
+
+    def numbers(self, name: str) -> dict[str, float]:
+        """The columns of a table's numbers that hold it."""
+        return {f"{name}_mean": self.mean, f"{name}_std": self.std, f"{name}_n": self.n}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells for readers, and beside them the unrounded numbers for machines."""
+
+    name: str  # of its files
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    numbers: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    grouped: bool = False  # whether rows that begin alike are shown under one heading where there is room for that
+
+    def groups(self) -> list[list[list[str]]]:
+        """The rows in the runs of those that begin alike; all of them in one where the table is not grouped."""
+        if not self.grouped:
+            return [self.rows]
+        return [list(rows) for _, rows in itertools.groupby(self.rows, key=lambda row: row[0])]
+
+
+def summarise(values: Iterable[float], planned: int) -> Summary:
+    """Mean and spread of the values that are not NaN."""
+    present = pd.Series([value for value in values if not math.isnan(value)], dtype=float)
+    return Summary(float(present.mean()), float(present.std(ddof=1)), len(present), planned)
+
+
+def cell(summary: Summary, digits: int = 1, spread: bool = True, always_n: bool = False) -> str:
+    """`41.2 ± 0.8`; with `(n = 2 of 3)` behind it where seeds are missing, and `±` a dash where n = 1."""
+    if summary.n == 0:
+        return DASH
+    text = f"{summary.mean:.{digits}f}"
+    if spread:
+        text += f" ± {plain(summary.std, digits)}"
+    if always_n and summary.n == summary.planned == 1:
+        return f"{text} (n = 1)"
+    return text + of_planned(summary.n, summary.planned)
+
+
+def of_planned(n: int, planned: int) -> str:
+    """What stands behind a number that rests on fewer seeds than planned; nothing where all are there, or none is."""
+    return f" (n = {n} of {planned})" if 0 < n < planned else ""
+
+
+def plain(value: float, digits: int = 1) -> str:
+    """A number, or a dash for NaN."""
+    return DASH if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """A number with its sign and one decimal, or a dash for NaN."""
+    return DASH if math.isnan(value) else f"{value:+.1f}".replace("-", "−")

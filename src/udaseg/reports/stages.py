@@ -1,0 +1,99 @@
+"""What each stage of a recipe of several stages reaches, as a table and as a figure."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from udaseg.reports.cells import Table, cell, summarise
+from udaseg.reports.compare import INTERVAL, gap_closed, gap_text, paired, scores
+from udaseg.reports.study import Report
+from udaseg.reports.style import WIDTH, legend_columns, method_styles
+
+
+def several_stages(report: Report) -> list[str]:
+    """The rows of the main table whose recipes have more than one stage."""
+    return [label for label in report.labels() if len(report.stages(label)) > 1]
+
+
+def stage_table(report: Report) -> Table | None:
+    """Recipe and stage × headline mIoU, gap closed, and the difference to the stage before and to the baseline.
+
+    None where every recipe has one stage.
+    """
+    baseline, oracle = scores(report, report.baseline), scores(report, report.oracle)
+    rows, numbers = [], []
+    for label in several_stages(report):
+        before: pd.Series | None = None
+        for stage in report.stages(label):
+            values = scores(report, label, stage)
+            planned = len(report.stage_runs(label, stage))
+            summary = summarise(values, planned)
+            gap, gap_seeds = gap_closed(values, baseline, oracle)
+            record: dict[str, Any] = {"method": label, "stage": stage, "seeds_planned": planned}
+            record |= summary.numbers(report.headline) | {"gap_closed": 100 * gap, "gap_closed_n": gap_seeds}
+            gained = paired(values, pd.Series(dtype=float) if before is None else before)
+            over_baseline = paired(values, baseline)
+            record |= gained.numbers("difference_to_stage_before")
+            numbers.append(record | over_baseline.numbers(f"difference_to_{report.baseline}"))
+            texts = [cell(summary, always_n=True), gained.text(planned), over_baseline.text(planned)]
+            rows.append([report.title(label), stage, *texts, gap_text(gap, gap_seeds, planned)])
+            before = values
+    if not rows:
+        return None
+    header = ["Method", "Stage", f"{report.headline} (last)", "Difference to the stage before"]
+    header += [f"Difference to {report.title(report.baseline)}", "Gap closed"]
+    title = f"{report.study}: what each stage reaches, mIoU in percent, mean ± sample standard deviation over seeds"
+    notes = [INTERVAL, *shared_notes(report)]
+    return Table("stages", title, header, rows, pd.DataFrame(numbers), notes, grouped=True)
+
+
+def shared_notes(report: Report) -> list[str]:
+    """One sentence for each stage that several recipes share."""
+    places = [report.places(run) for run in report.each_once()]
+    groups = dict.fromkeys(tuple(uses) for uses in places if len({label for label, _ in uses}) > 1)
+    return [
+        f"One and the same training: {' = '.join(f'{report.title(label)}: {stage}' for label, stage in uses)}."
+        for uses in groups
+    ]
+
+
+def stage_lines(report: Report) -> Figure | None:
+    """The headline mIoU by stage: a line for each recipe of several stages, baseline and oracle across."""
+    labels = [
+        label
+        for label in several_stages(report)
+        if any(len(scores(report, label, stage)) for stage in report.stages(label))
+    ]
+    if not labels:
+        return None
+    figure = Figure(figsize=(WIDTH, 4.2))
+    axes = figure.add_subplot()
+    styles = method_styles(report)
+    names: list[dict[str, None]] = []  # by place on the axis, what the recipes call the stage there
+    for index, label in enumerate(labels):
+        stages = report.stages(label)
+        names += [{} for _ in range(len(stages) - len(names))]
+        for place, stage in enumerate(stages):
+            names[place][stage] = None
+        values = [scores(report, label, stage) for stage in stages]
+        mean, low, high = (np.array([getattr(v, how)() for v in values]) for how in ("mean", "min", "max"))
+        places = np.arange(len(stages)) + 0.05 * (index - (len(labels) - 1) / 2)
+        error = np.nan_to_num(np.stack([mean - low, high - mean]))
+        axes.errorbar(
+            places, mean, error, **styles[label], label=report.title(label), linewidth=1.4, markersize=5, capsize=2
+        )
+    for anchor in (report.baseline, report.oracle):
+        values_there = scores(report, anchor)
+        if len(values_there):
+            axes.axhline(
+                values_there.mean(), color=styles[anchor]["color"], linewidth=1.2, label=report.title(anchor), zorder=1
+            )
+    axes.set_xticks(range(len(names)), ["\n".join(distinct) for distinct in names])
+    axes.grid(visible=False, axis="x")
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylabel(f"{report.headline} (%)")
+    handles, titles = axes.get_legend_handles_labels()
+    figure.legend(handles, titles, loc="outside upper center", ncols=legend_columns(titles))
+    return figure
