@@ -150,6 +150,7 @@ def test_what_is_not_planned_is_found_at_every_depth(tmp_path: Path) -> None:
         ({"init": {"student": "pretrain", "teacher": "none"}}, r"last\.init\.teacher: 'none'"),
         ({"init": {"student": "pretrain", "teacher": "warm", "critic": "warm"}}, r"last\.init: 'critic'"),
         ({"rounds": {"count": 0}}, r"rounds\.count"),
+        ({"train": {"target": {"crop": [30, 32]}}}, r"last\.train\.target\.crop: \[30, 32\] are not multiples of 4"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_key(tmp_path: Path, stage: dict[str, Any], message: str) -> None:

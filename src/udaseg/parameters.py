@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from udaseg.config import DomainUse, Labels, Network, Optim, Params, Pretrain, Recipe, Stage, Train, View
 from udaseg.errors import UserError
-from udaseg.ops.schedules import portions
+from udaseg.ops.schedules import portions, round_rates
 from udaseg.runs import read_yaml
 from udaseg.validation import M, Model, require_known, suggestion, validate
 
@@ -132,6 +132,7 @@ def expanded(params: Params, recipe: Recipe) -> dict[str, Stage]:
             domain: portions(rounds.count, growing.start, growing.step, growing.most, rounds.growth)
             for domain, growing in (("target", rounds.target), ("source", rounds.source))
         }
+        rates = round_rates(rounds.count, stage.optim.get("lr", params.optim.lr), rounds.lr_factor)
         before = None
         for index in range(rounds.count):
             changes: dict[str, Any] = {
@@ -140,8 +141,7 @@ def expanded(params: Params, recipe: Recipe) -> dict[str, Stage]:
                 "rounds": None,
             }
             if rounds.lr_factor != 1:
-                rate = float(stage.optim.get("lr", params.optim.lr))
-                changes["optim"] = {**stage.optim, "lr": rate * rounds.lr_factor**index}
+                changes["optim"] = {**stage.optim, "lr": rates[index]}
             if before is not None:
                 changes["labels"]["of"] = before
                 changes["init"] = {**stage.init, "student": before}
@@ -205,6 +205,7 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
     _check_view(f"{views}.source", train.source, labelled)
     if shown is None:
         _check_view(f"{views}.target", train.target, params.task.target)
+        _check_quarter(f"{views}.target.crop", train.target.crop, spec.streams(knobs, weights))
     return ResolvedStage(
         method=stage.method,
         knobs=knobs.model_dump(mode="json"),
@@ -230,6 +231,15 @@ def _provided_by_labels(spec: "MethodSpec", knobs: Any, weights: Mapping[str, fl
     """What the method's active terms need of an earlier stage's label job."""
     views = [view for view in spec.streams(knobs, weights) if view in ("target.pseudo", "target.soft")]
     return [*views, *spec.consumes(knobs, spec.active(weights))]
+
+
+def _check_quarter(path: str, crop: tuple[int, int], views: list[str]) -> None:
+    """UserError when a method looks at a quarter of the crop's resolution and its sides have no whole quarter."""
+    if {"target.soft", "target.strong"} & set(views) and (crop[0] % 4 or crop[1] % 4):
+        raise UserError(
+            f"{path}: {list(crop)} are not multiples of 4, as they must be where soft labels or strong views are "
+            "looked at, which is at a quarter of the resolution"
+        )
 
 
 def _check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:

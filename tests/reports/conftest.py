@@ -22,3 +22,20 @@ def study(finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.Monke
     shutil.copytree(root, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     return spec
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """As `finished`, with recipes of several stages that share runs with each other and with a recipe of one stage."""
+    root = tmp_path_factory.mktemp("several")
+    recipes = ("source_only", "adabn", "adaptsegnet", "cbst", "proda", "proda_released", "oracle")
+    return root, fabricate(root, recipes=recipes, iterations=100, pictures=1)
+
+
+@pytest.fixture
+def staged(several: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh copy of the study with stages as the working directory; the path of its spec."""
+    root, spec = several
+    shutil.copytree(root, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return spec

@@ -183,7 +183,7 @@ def change_metrics(evaluation: Path, change: Any) -> None:
 def test_other_classes_than_the_study_are_refused(study: Path) -> None:
     entry = next(e for e in yaml.safe_load(study.read_text())["runs"] if e["recipe"] == "dann")
     change_metrics(Path(entry["evaluation"]), lambda metrics: metrics.update(classes=["road"]))
-    with pytest.raises(UserError, match=r"metrics\.json.*\['road'\]"):
+    with pytest.raises(UserError, match=r"evaluate-.*\['road'\]"):
         read_report(study)
 
 

@@ -37,7 +37,7 @@ class Shuffled:
 
 
 class RareClasses:
-    """DAFormer's rare class sampling (CVPR 2022, eq. 10): draw a class, then one of the images that show it.
+    """DAFormer's rare class sampling (CVPR 2022): draw a class, then one of the images that show it.
 
     The release fails when no image shows a class well enough; here such a class is left out.
 

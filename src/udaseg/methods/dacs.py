@@ -22,9 +22,8 @@ from collections.abc import Generator
 from typing import Any
 
 from udaseg.data.streams import Batch
-from udaseg.methods import host
 from udaseg.methods.base import Context, Method, MethodSpec, Step, Terms
-from udaseg.methods.host import HostKnobs
+from udaseg.methods.host import HostKnobs, build_teacher, source_loss, target_terms, update_teacher
 
 SPEC = MethodSpec(
     name="dacs",
@@ -40,11 +39,11 @@ class DACS(Method):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.knobs: HostKnobs = context.knobs
-        self.teacher = host.build_teacher(self.net, context.weights)
+        self.teacher = build_teacher(self.net, context.weights)
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
-        yield {"seg": host.source_loss(self.net(batch.source.image).logits, batch.source, self.knobs)}
-        yield from host.target_terms(self.net, self.teacher, batch, self.knobs, step)
+        yield {"seg": source_loss(self.net(batch.source.image).logits, batch.source, self.knobs)}
+        yield from target_terms(self.net, self.teacher, batch, self.knobs, step)
 
     def after_step(self, carries: list[Any], step: Step) -> None:
-        host.update_teacher(self.teacher, self.net, self.knobs, step)
+        update_teacher(self.teacher, self.net, self.knobs, step)

@@ -31,9 +31,8 @@ from torch import Tensor
 
 from udaseg.data.streams import Batch, Labelled
 from udaseg.errors import UserError
-from udaseg.methods import host
 from udaseg.methods.base import Context, Method, MethodSpec, Step, Terms
-from udaseg.methods.host import HostKnobs, Rows, Share
+from udaseg.methods.host import HostKnobs, Rows, Share, build_teacher, source_loss, target_terms, update_teacher
 from udaseg.nets.teacher import Frozen
 from udaseg.ops.feature_distance import feature_distance, thing_cells
 
@@ -75,7 +74,7 @@ class DAFormer(Method):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.knobs: Config = context.knobs
-        self.teacher = host.build_teacher(self.net, context.weights)
+        self.teacher = build_teacher(self.net, context.weights)
         self.classes = len(context.classes)
         self.things = [index for index, name in enumerate(context.classes) if name in self.knobs.things]
         self.initial: Frozen | None = None
@@ -89,12 +88,12 @@ class DAFormer(Method):
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
         source = self.net(batch.source.image)
-        terms = {"seg": host.source_loss(source.logits, batch.source, self.knobs)}
+        terms = {"seg": source_loss(source.logits, batch.source, self.knobs)}
         if self.initial is not None:
             terms["fd"] = self._distance(source.features[FEATURE], self.initial, batch.source)
         yield terms
         del source, terms  # frees the source graph before the next one is built
-        yield from host.target_terms(self.net, self.teacher, batch, self.knobs, step)
+        yield from target_terms(self.net, self.teacher, batch, self.knobs, step)
 
     def _distance(self, features: Tensor, initial: Frozen, source: Labelled) -> Tensor:
         """L_fd of the student's features (B, D, h, w)."""
@@ -104,4 +103,4 @@ class DAFormer(Method):
         return feature_distance(features, reference, cells)
 
     def after_step(self, carries: list[Any], step: Step) -> None:
-        host.update_teacher(self.teacher, self.net, self.knobs, step)
+        update_teacher(self.teacher, self.net, self.knobs, step)

@@ -80,9 +80,10 @@ def pseudo_labels(report: Report) -> Figure | None:
         return None
     labels = list(dict.fromkeys(label for (label, _), _ in groups))
     quantities = [name for name in QUANTITIES if frame[name].notna().any()]
-    height = 1.1 + 0.25 * (len(report.classes) + 1)  # inches
-    figure = Figure(figsize=(WIDTH, height * len(labels)))
-    parts = figure.subfigures(len(labels), 1, squeeze=False)
+    marks = [sum(name == label for (name, _), _ in groups) for label in labels]  # in a class's line
+    heights = [1.1 + max(0.21, 0.04 + 0.06 * count) * (len(report.classes) + 1) for count in marks]  # inches
+    figure = Figure(figsize=(WIDTH, sum(heights)))
+    parts = figure.subfigures(len(labels), 1, squeeze=False, height_ratios=heights)
     for part, label in zip(parts.flat, labels, strict=True):
         stages = {stage: own for (name, stage), own in groups if name == label}
         _recipe(part, report, label, stages, quantities)
@@ -102,7 +103,7 @@ def _recipe(
     for axes, quantity in zip(grid.flat, quantities, strict=True):
         for index, (stage, own) in enumerate(stages.items()):
             seeds = 100 * own.pivot_table(index="class", columns="seed", values=quantity, dropna=False).reindex(names)
-            down = places + 0.62 * ((index + 0.5) / len(stages) - 0.5)
+            down = places + 0.75 * ((index + 0.5) / len(stages) - 0.5)
             axes.hlines(down, seeds.min(axis=1), seeds.max(axis=1), color=colours[index], linewidth=1, alpha=0.6)
             marker = MARKERS[index % len(MARKERS)]
             style: Any = {"marker": marker, "markersize": 3.6, "linestyle": "", "color": colours[index]}
