@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from udaseg.reports.cells import Table, cell, summarise
 from udaseg.reports.frames import ALL, quality_frame
 from udaseg.reports.study import Report
-from udaseg.reports.style import WIDTH, hide_rest, legend_columns
+from udaseg.reports.style import MARKERS, WIDTH, hide_rest, legend_columns
 
 QUANTITIES = {"coverage": "Coverage (%)", "precision": "Precision (%)", "recall": "Recall (%)"}
 MEANING = (
@@ -23,7 +23,6 @@ MEANING = (
     "Precision = right pixels / pixels with this label (where the ground truth is not ignored); recall = right pixels "
     "/ pixels of this class in the ground truth. No training sees this ground truth.",
 )
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
 
 def pseudo_label_table(report: Report) -> Table | None:
