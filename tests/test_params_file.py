@@ -76,3 +76,10 @@ def test_reported_and_development_worlds_and_seeds_are_apart() -> None:
 
 def test_the_default_study_is_there() -> None:
     assert RAW["study"] in STUDIES
+
+
+def test_the_full_study_has_every_recipe_and_shares_the_runs_of_the_reported_one() -> None:
+    full, reported = (load_params(ROOT / "params.yaml", study) for study in ("toytown_full", "toytown"))
+    assert set(full.run) == set(full.recipes)
+    kept = {folder for folder, job in make_plan(reported).jobs.items() if job.kind != "report"}
+    assert kept < set(make_plan(full).jobs)

@@ -74,7 +74,7 @@ def track(spec_path: Path, note: Path) -> None:
         UserError: the spec or a finished run's folder cannot be read.
     """
     report = read_report(spec_path)
-    runs = [*report.pretraining, *report.runs]
+    runs = report.each_once()
     finished = [run for run in runs if run.trained and (run.metrics or not run.evaluation)]
     records = {record.key: record for record in (make_record(report, run) for run in finished)}
     for name, value in ENVIRONMENT.items():

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from udaseg.reports.study import Report
 
@@ -44,12 +45,25 @@ def render(figure: Figure, dpi: int = 150) -> dict[str, bytes]:
     """The figure as {"svg": …, "png": …}."""
     files = {}
     with matplotlib.rc_context(STYLE):
+        lay_out(figure)
         for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
-            figure.set_layout_engine("none")  # laid out once: that takes longer than drawing
             files[kind] = buffer.getvalue()
     return files
+
+
+def lay_out(figure: Figure) -> None:
+    """Place everything once and for all.
+
+    The last bits of the solver's answer change from call to call, and names inside an SVG are hashes of them: rounded.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(6))
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position(original=True).get_points().round(6)))
 
 
 def method_styles(report: Report) -> dict[str, dict[str, Any]]:
