@@ -160,6 +160,17 @@ def test_the_engine_looks_methods_up_in_one_place() -> None:
     assert len(places) <= 1, f"METHODS is imported in {places}"
 
 
+def test_nothing_that_trains_can_reach_the_judge_of_pseudo_labels() -> None:
+    """Ground truth of the target's training images is looked at in `offline.quality`, which only its verb imports."""
+    users = [
+        file
+        for file in FILES
+        for entry in read_imports(file, (SOURCE / file).read_text())
+        if entry.within(("udaseg.offline",)) and not file.startswith("udaseg/offline/")
+    ]
+    assert set(users) == {"udaseg/verbs.py"}
+
+
 @pytest.mark.parametrize("unwanted", ["torch", "torchvision", "mlflow"])
 @pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_load_nothing_heavy(module: str, unwanted: str) -> None:

@@ -50,3 +50,11 @@ def test_own_images_study_is_valid(tmp_path_factory: pytest.TempPathFactory) -> 
 def test_every_file_that_the_readme_links_to_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), f"README.md links to {target}"
+
+
+def test_the_recipe_of_several_stages_is_valid(tmp_path_factory: pytest.TempPathFactory) -> None:
+    study = overlay(tiny(), yaml.safe_load(block("recipes:")) | {"run": ["my_cbst"]})
+    project = Project.create(tmp_path_factory.mktemp("stages"), study)
+    status, output = project.run("udaseg.cli", "plan", "--study", "tiny")
+    assert status == 0, output
+    assert all(f"my_cbst.round{number} seed=0" in output for number in (1, 2, 3)), output
