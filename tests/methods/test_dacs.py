@@ -13,7 +13,7 @@ from udaseg.methods.base import Step
 from udaseg.methods.host import HostKnobs
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.pseudo import PseudoLabels
+from udaseg.ops.pseudo import WeightedLabels
 
 ALL = {"masked": 1.0}  # with what is on by default
 PLAIN = {"jitter": 0.0, "blur": 0.0}
@@ -134,7 +134,9 @@ class TestPseudoLabels:
 
 class TestMixedBatch:
     def mixed(self, given, knobs=PLAIN, weight=0.25):
-        pseudo = PseudoLabels(torch.full_like(given.source.label, 2), torch.full((2, 64, 64), weight), torch.tensor(0))
+        pseudo = WeightedLabels(
+            torch.full_like(given.source.label, 2), torch.full((2, 64, 64), weight), torch.tensor(0)
+        )
         return host.mixed_batch(given, pseudo, HostKnobs(**knobs), Step(0, 100, {}, torch.Generator().manual_seed(0)))
 
     def test_pasted_pixels_are_the_sources_with_weight_one(self):
@@ -274,3 +276,17 @@ def test_at_rate_zero_the_student_stays_and_so_does_its_teacher():
 def test_the_teacher_is_in_the_state():
     assert isinstance(run_of().method.teacher, EmaTeacher)
     assert any(name.startswith("teacher.net.head") for name in run_of().method.state_dict())
+
+
+def test_the_teacher_normalises_with_its_batch_or_with_the_students_statistics():
+    for norm, shared in (("batch", False), ("student", True)):
+        run = stepper(train_spec("dacs", knobs={"teacher_norm": norm}))
+        steps(run, 0, 2)
+        student, teacher = dict(run.method.net.named_buffers()), dict(run.method.teacher.net.named_buffers())
+        moved = [name for name in teacher if name.endswith("running_mean")]
+        assert moved and all(torch.equal(student[name], teacher[name]) == shared for name in moved)
+        assert all(
+            module.training != shared
+            for module in run.method.teacher.net.modules()
+            if isinstance(module, torch.nn.BatchNorm2d)
+        )

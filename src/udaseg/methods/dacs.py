@@ -39,7 +39,7 @@ class DACS(Method):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.knobs: HostKnobs = context.knobs
-        self.teacher = build_teacher(self.net, context.weights)
+        self.teacher = build_teacher(self.net, context.weights, self.knobs)
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
         yield {"seg": source_loss(self.net(batch.source.image).logits, batch.source, self.knobs)}

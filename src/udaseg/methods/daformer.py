@@ -5,9 +5,9 @@ Segmentation", CVPR 2022, arXiv 2111.14887. The term "masked" is that of MIC (CV
 default.
 
 Loss: L_seg + L_mix + w_fd L_fd (+ L_masked). L_seg, L_mix and L_masked as in DACS, with other defaults. L_fd is the
-mean distance of the encoder's features of source images to those of its initial weights, on cells of things: classes
-that those weights, trained on ImageNet, tell apart. The paper's other parts are settings: rare class sampling of the
-source stream (train.source.rare), the learning rate's warm-up (optim.warmup_iterations), the network.
+mean distance of the encoder's features of source images to those of a frozen one (the role "initial": trained on
+ImageNet), on cells of things: classes that such weights tell apart. The paper's other parts are settings: rare class
+sampling of the source stream (train.source.rare), the learning rate's warm-up (optim.warmup_iterations), the network.
 
 Differences from the paper
 - Classes to paste are drawn from those of the whole batch, as released; DACS, which it builds on, draws from each
@@ -65,6 +65,7 @@ SPEC = MethodSpec(
         "mix": frozenset({"source", "target"}),
         "masked": frozenset({"target"}),
     },
+    roles=("student", "initial"),
 )
 
 
@@ -74,7 +75,7 @@ class DAFormer(Method):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.knobs: Config = context.knobs
-        self.teacher = build_teacher(self.net, context.weights)
+        self.teacher = build_teacher(self.net, context.weights, self.knobs)
         self.classes = len(context.classes)
         self.things = [index for index, name in enumerate(context.classes) if name in self.knobs.things]
         self.initial: Frozen | None = None
@@ -84,7 +85,7 @@ class DAFormer(Method):
                     f"methods.daformer.knobs.things: none of {list(self.knobs.things)} is among the classes "
                     f"{context.classes}; name some of them, or set the weight of fd to 0"
                 )
-            self.initial = Frozen(self.net.backbone)
+            self.initial = Frozen(context.build_net("initial").backbone)
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
         source = self.net(batch.source.image)

@@ -20,7 +20,7 @@ from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.augment import strong_augmentation
 from udaseg.ops.losses import resize, weighted_cross_entropy
 from udaseg.ops.mixing import block_mask, class_mask, draw_blocks, draw_classes, mix
-from udaseg.ops.pseudo import PseudoLabels, confidence_weighted
+from udaseg.ops.pseudo import WeightedLabels, confidence_weighted
 from udaseg.ops.schedules import ema_keep
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,6 +31,9 @@ class HostKnobs(Knobs):
     """Defaults are DACS's, as released."""
 
     ema: Share = 0.99  # largest share of the teacher kept at an update (DACS 0.99, DAFormer 0.999)
+    # Statistics with which the teacher normalises: those of its batch, as released (it stays in training mode, without
+    # dropout), or the student's running ones.
+    teacher_norm: Literal["batch", "student"] = "batch"
     threshold: Share = 0.968  # least probability of a confident pixel (DACS and DAFormer 0.968)
     mix_classes: Literal["image", "batch"] = "image"  # whose classes half are pasted: DACS image, DAFormer's code batch
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.25  # strength, in 80 % of the batches (DACS 0.25, DAFormer 0.2)
@@ -52,13 +55,12 @@ class Mixed(NamedTuple):
     weight: Tensor  # (B, H, W), of each pixel in the loss: 1 where source was pasted
 
 
-def build_teacher(net: SegmentationNet, weights: Mapping[str, float]) -> EmaTeacher | None:
-    """A teacher equal to the network, with BatchNorm statistics of its own; None where no active term has use for it.
-
-    It stays in training mode without dropout, as in DAFormer's release: its BatchNorm takes the batch's statistics.
-    """
+def build_teacher(net: SegmentationNet, weights: Mapping[str, float], knobs: HostKnobs) -> EmaTeacher | None:
+    """A teacher equal to the network; None where no active term has use for it."""
     if "mix" not in weights and "masked" not in weights:
         return None
+    if knobs.teacher_norm == "student":
+        return EmaTeacher(net, buffers="copy", mode="eval")
     return EmaTeacher(net, buffers="own", mode="train_without_dropout")
 
 
@@ -80,7 +82,7 @@ def pseudo_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     return weighted_cross_entropy(resize(logits, labels.shape[-2:]), labels, weight)
 
 
-def pseudo_labels(teacher: EmaTeacher, target: Target, knobs: HostKnobs, step: Step) -> PseudoLabels:
+def pseudo_labels(teacher: EmaTeacher, target: Target, knobs: HostKnobs, step: Step) -> WeightedLabels:
     """The teacher's labels of the target images, without a graph; logs the share of confident pixels."""
     logits = resize(teacher(target.image).logits.float(), target.image.shape[-2:])
     valid = target.valid if target.valid.numel() else None
@@ -89,7 +91,7 @@ def pseudo_labels(teacher: EmaTeacher, target: Target, knobs: HostKnobs, step: S
     return found
 
 
-def mixed_batch(batch: Batch, pseudo: PseudoLabels, knobs: HostKnobs, step: Step) -> Mixed:
+def mixed_batch(batch: Batch, pseudo: WeightedLabels, knobs: HostKnobs, step: Step) -> Mixed:
     """ClassMix: half of the source's classes on target images; the pictures strongly augmented, the labels not.
 
     Raises:

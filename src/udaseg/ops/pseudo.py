@@ -8,7 +8,7 @@ from torch import Tensor
 from udaseg.ops.losses import IGNORE
 
 
-class PseudoLabels(NamedTuple):
+class WeightedLabels(NamedTuple):
     labels: Tensor  # (B, H, W) int64, class indices; 255 where a pixel is not valid
     weight: Tensor  # (B, H, W) float32 in [0, 1], of each pixel in a loss
     quality: Tensor  # () float32, the share of pixels of the whole batch that are confident
@@ -17,7 +17,7 @@ class PseudoLabels(NamedTuple):
 @torch.no_grad()
 def confidence_weighted(
     logits: Tensor, threshold: float, ignore_top: int = 0, ignore_bottom: int = 0, valid: Tensor | None = None
-) -> PseudoLabels:
+) -> WeightedLabels:
     """The most probable class of every pixel, all weighted by the share of pixels of the batch that are confident.
 
     An unsure pixel keeps its label: only the common weight shrinks.
@@ -48,4 +48,4 @@ def confidence_weighted(
     weight = quality.expand(labels.shape).clone()
     weight[:, :ignore_top] = 0
     weight[:, max(weight.shape[1] - ignore_bottom, 0) :] = 0
-    return PseudoLabels(labels, weight if valid is None else weight * valid, quality)
+    return WeightedLabels(labels, weight if valid is None else weight * valid, quality)
