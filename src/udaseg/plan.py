@@ -177,7 +177,9 @@ def _train_job(
         monitor=params.evaluate.monitor if target else None,
         code=training_code(resolved.method),
     )
-    words = re.sub(r"[^A-Za-z0-9._,=+-]+", "-", _differences(resolved))[:80]
+    words = re.sub(r"[^A-Za-z0-9._,=+-]+", "-", _differences(resolved))
+    while len(words) > 80:  # a file name has its limits; the hash tells runs apart
+        words = words.rpartition(",")[0]
     words = f"{words},seed={seed}" if words else f"seed={seed}"
     return Job(_at(draft, f"{place}/{resolved.method}/{words}-{digest(draft)}"), parents, label)
 
