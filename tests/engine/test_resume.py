@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from tiny import CPU, objects_spec, prepare_objects
+from tiny import CPU, SOURCE_VIEW, TARGET_VIEW, objects_spec, prepare_objects
 
 from udaseg.engine.checkpoint import INDEX
 from udaseg.engine.train import Training
@@ -55,7 +55,8 @@ def spec(source, target):
     view = {"batch": 1, "crop": [32, 32], "scale": [1.0, 1.5], "flip": 0.5, "jitter": 0.3, "blur": 0.5}
     return objects_spec(
         source, target, "dann", knobs={"hidden": 8, "reversal": 1.0}, optim={"warmup_iterations": 3},
-        train={"iterations": 7, "accumulate": 2, "source": view, "target": view, "monitor_every": 3},
+        train={"iterations": 7, "accumulate": 2, "source": SOURCE_VIEW | view, "target": TARGET_VIEW | view}
+        | {"monitor_every": 3},
     )  # fmt: skip
 
 

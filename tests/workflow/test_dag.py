@@ -101,7 +101,7 @@ def test_snakemakes_own_report(project: Project) -> None:
     assert "Adding miou.svg" in output and "Adding main.csv" in output and "Adding index.html" in output
     page = (project.folder / "report.html").read_text()
     assert all(
-        text in page for text in ("Drawn from the finished run folders", "Scores in percent", "The study's page")
+        text in page for text in ("Drawn from the finished run folders", "Scores, their differences", "The study's page")
     )
 
 
