@@ -119,7 +119,7 @@ def spoil(folder: Path, fault: str) -> str:
 def test_faults_in_the_data_are_named_together_and_leave_nothing(project: Project, faults: tuple[str, ...]) -> None:
     make_folder(project.folder / "theirs", 1)
     named = [spoil(project.folder / "theirs", fault) for fault in faults]
-    assert project.snakemake("--until", "prepare")[0] == 1
+    assert project.snakemake("--keep-going", "--until", "prepare")[0] == 1
     (log,) = project.folder.glob("logs/data/sets/theirs-*.log")
     text = log.read_text()
     assert f"udaseg prepare: data set theirs: {len(faults)} problems; nothing was written" in text
