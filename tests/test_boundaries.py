@@ -43,14 +43,23 @@ class Rule:
     others: tuple[str, ...] | None = None
 
 
+METHOD = (
+    *("udaseg.methods.base", "udaseg.methods.host", "udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"),
+    *BATCH,
+)
+# A plug-in knows the host that it stands on; the file that puts it on another host knows both.
+STANDS_ON = {"pipa": ("daformer",), "dacs_pipa": ("dacs", "pipa")}
 # The longest matching beginning of a file's path decides. Parts that are not here are held by the tests below only.
 RULES = {
     "udaseg/ops/": Rule(("udaseg.ops",), others=("torch", "torchvision", *PURE)),
     "udaseg/nets/": Rule(("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"), types=("udaseg.config",)),
-    "udaseg/methods/": Rule(
-        ("udaseg.methods.base", "udaseg.methods.host", "udaseg.nets", "udaseg.ops", "udaseg.errors", *BATCH),
-        others=("torch", "pydantic", *PURE),
-    ),
+    "udaseg/methods/": Rule(METHOD, others=("torch", "pydantic", *PURE)),
+    **{
+        f"udaseg/methods/{name}.py": Rule(
+            (*METHOD, *(f"udaseg.methods.{other}" for other in others)), others=("torch", "pydantic", *PURE)
+        )
+        for name, others in STANDS_ON.items()
+    },
     "udaseg/methods/base.py": Rule(
         ("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"),
         types=("udaseg.config", *BATCH),

@@ -7,7 +7,7 @@ import yaml
 from project import ROOT
 from pydantic_core import PydanticUndefined
 
-from udaseg.config import CamvidData, FolderData, Params, Stage
+from udaseg.config import CamvidData, FolderData, Params, Recipe, Stage
 from udaseg.methods import METHODS
 from udaseg.parameters import load_params
 from udaseg.plan import make_plan
@@ -32,7 +32,7 @@ def test_params_has_exactly_the_methods() -> None:
 def test_every_key_of_the_model_stands_in_params() -> None:
     """No number of an experiment has a default elsewhere: the models' only ones are those of entries in a mapping."""
     assert list(RAW) == list(Params.model_fields)
-    allowed = {Stage, FolderData, CamvidData}
+    allowed = {Stage, Recipe, FolderData, CamvidData}
     assert {model for model in models(Model) if defaults(model)} <= allowed | spec_models()
     for key in ("task", "network", "pretrain", "optim", "train", "evaluate", "report"):
         annotation = Params.model_fields[key].annotation

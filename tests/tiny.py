@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 CPU = torch.device("cpu")
 CLASSES = ["road", "sky", "car"]
 VIEW = {"batch": 2, "crop": [64, 64], "scale": [1.0, 1.0], "flip": 0.5, "jitter": 0.0, "blur": 0.0}
-SOURCE_VIEW = VIEW | {"portion": 1.0, "max_class_share": 1.0, "rare": None}
+SOURCE_VIEW = VIEW | {"portion": 1.0, "max_class_share": 1.0, "rare": None, "labelled_target": None}
 TARGET_VIEW = VIEW | {"mine": 0.0}
 SPEC: dict[str, Any] = {
     "kind": "train",

@@ -162,10 +162,22 @@ class RareClass(Model):
     ]  # of min_pixels that a crop must exceed, else it is drawn again (paper 0.5)
 
 
+class LabelledTarget(Model):
+    """Semi-supervised: some target images come with their labels, in batches of their own between those of the source.
+
+    Alonso et al., ICCV 2021. A run with this is no unsupervised adaptation, and no report shows it among such.
+    """
+
+    images: Positive  # of the target's training images; the seed chooses them, the others are the unlabelled ones
+    finish: Annotated[int, Field(ge=0)]  # batches at the end that are all of target images (released 100 of 150 000)
+    order: Fidelity  # paper: every other batch, target first; released: all, but the odd ones of the last `finish`
+
+
 class SourceView(View):
     portion: Annotated[float, Field(gt=0, le=1)]  # of the images that is used; a larger one holds the smaller (CBST)
     max_class_share: Annotated[float, Field(gt=0, le=1)]  # of a crop that one class may fill (DAFormer 0.75; 1: any)
     rare: RareClass | None  # null: every image as often as any other
+    labelled_target: LabelledTarget | None  # null: no target image has labels
 
 
 class TargetView(View):
@@ -211,6 +223,9 @@ class Protocol(Model):
     window: Sliding | None  # null: the whole image at once
     flip: bool  # average the probabilities with those of the mirrored image
     scales: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    # PLCA's test-time aggregation: the share of a feature or prediction that comes from the others of its image (PLCA's
+    # published figures 0.5). null: none. Metrics say it in their names.
+    aggregate: Annotated[float, Field(gt=0, le=1)] | None
 
 
 class Evaluate(Model):
@@ -288,6 +303,7 @@ class Stage(Model):
 class Recipe(Model):
     title: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,()+/-]{1,60}$")]
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
+    protocol: dict[str, Any] = Field(default={})  # what differs from `evaluate.protocol` when this recipe is scored
 
 
 class Report(Model):

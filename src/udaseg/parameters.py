@@ -9,7 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udaseg.config import DomainUse, Labels, Network, Optim, Params, Pretrain, Recipe, Stage, Train, View
+from udaseg.config import (
+    DomainUse,
+    Labels,
+    Network,
+    Optim,
+    Params,
+    Pretrain,
+    Protocol,
+    Recipe,
+    SourceView,
+    Stage,
+    Train,
+    View,
+)
 from udaseg.errors import UserError
 from udaseg.ops.schedules import portions, round_rates
 from udaseg.runs import read_yaml
@@ -162,6 +175,17 @@ class ResolvedStage(Model):
     labels: Labels | None  # None: no active term looks at pseudo-labels
     labels_of: str  # the stage whose network makes them
 
+    def labelled_target(self) -> int:
+        """How many target images the stage sees with their labels, beside what a bound does; 0: unsupervised."""
+        given = self.train.source.labelled_target
+        return 0 if given is None else given.images
+
+
+def resolve_protocol(params: Params, recipe: Recipe, name: str) -> Protocol:
+    """How a recipe is scored; UserError for an unknown key or a wrong type."""
+    merged = overlay(params.evaluate.protocol.model_dump(mode="json"), recipe.protocol)
+    return validate(Protocol, merged, f"recipes.{name}.protocol")
+
 
 def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pretrain | None = None) -> ResolvedStage:
     """Defaults of the parameters under the stage's own entries, validated. `path` names the stage in messages.
@@ -203,6 +227,11 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
     labelled = shown or (params.task.target if spec.labelled == "target" else params.task.source)
     views = f"{path}.train" if stage.train else "train"
     _check_view(f"{views}.source", train.source, labelled)
+    if train.source.labelled_target is not None:
+        if shown is None:
+            _check_labelled_target(params, f"{views}.source", spec, train.source)
+        else:  # sees no domain of the task
+            train = train.model_copy(update={"source": train.source.model_copy(update={"labelled_target": None})})
     if shown is None:
         _check_view(f"{views}.target", train.target, params.task.target)
         _check_quarter(f"{views}.target.crop", train.target.crop, spec.streams(knobs, weights))
@@ -240,6 +269,19 @@ def _check_quarter(path: str, crop: tuple[int, int], views: list[str]) -> None:
             f"{path}: {list(crop)} are not multiples of 4, as they must be where soft labels or strong views are "
             "looked at, which is at a quarter of the resolution"
         )
+
+
+def _check_labelled_target(params: Params, path: str, spec: "MethodSpec", view: SourceView) -> None:
+    """UserError where labelled target images cannot be had, or mean nothing."""
+    target = params.task.target
+    if not params.datasets[target.dataset].has_labels():
+        raise UserError(
+            f"{path}.labelled_target: data set '{target.dataset}' has no labels (datasets.{target.dataset}.labels is "
+            "null); set it to null, or give the data set its labels"
+        )
+    if spec.labelled == "target":
+        raise UserError(f"{path}.labelled_target: {spec.name} sees the labels of all target images; set it to null")
+    _check_view(path, view, target)
 
 
 def _check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from udaseg.config import CamvidData, Params, Scored, Stage
+from udaseg.config import CamvidData, Params, Protocol, Scored, Stage
 from udaseg.errors import UserError
 from udaseg.fingerprint import fingerprint
 from udaseg.jobs import Job, Plan
-from udaseg.parameters import ResolvedStage, expanded, resolve_stage
+from udaseg.parameters import ResolvedStage, expanded, resolve_protocol, resolve_stage
 from udaseg.runs import sha256
 from udaseg.specs import (
     DownloadSpec,
@@ -43,6 +43,7 @@ def make_plan(params: Params) -> Plan:
         for name, stages in recipes.items()
         for stage_name, stage in stages.items()
     }
+    protocols = {name: resolve_protocol(params, params.recipes[name], name) for name in params.run}
     runs: list[ReportRun] = []
     ends: dict[str, Job] = {}
     for seed in params.seeds:
@@ -60,7 +61,8 @@ def make_plan(params: Params) -> Plan:
                 job = plan.add(_train(params, plan, stage, settings, made, parents, seed, label))
                 made[stage_name] = job
                 split = params.evaluate.report
-                evaluation = plan.add(_evaluate(params, job, settings, target, split)) if split else None
+                protocol = protocols[name]
+                evaluation = plan.add(_evaluate(params, job, settings, target, split, protocol)) if split else None
                 ends |= {end.folder: end for end in [evaluation or job, *([quality] if quality else [])]}
                 runs.append(
                     ReportRun(
@@ -72,6 +74,7 @@ def make_plan(params: Params) -> Plan:
                         run=job.folder,
                         evaluation=evaluation.folder if evaluation else None,
                         quality=quality.folder if quality else None,
+                        labelled_target=settings.labelled_target(),
                         overrides=_differences(settings),
                     )
                 )
@@ -261,7 +264,7 @@ def _quality(labels: Job, target: Job) -> Job:
     return Job(_at(draft, f"{labels.folder}/quality-{digest(draft)}"), (labels, target), f"quality of {labels.label}")
 
 
-def _evaluate(params: Params, run: Job, resolved: ResolvedStage, target: Job, split: Scored) -> Job:
+def _evaluate(params: Params, run: Job, resolved: ResolvedStage, target: Job, split: Scored, protocol: Protocol) -> Job:
     draft = EvaluateSpec(
         kind="evaluate",
         folder=run.folder,
@@ -272,7 +275,7 @@ def _evaluate(params: Params, run: Job, resolved: ResolvedStage, target: Job, sp
         class_sets=params.task.class_sets,
         network=resolved.network,
         threads=resolved.train.threads,
-        protocol=params.evaluate.protocol,
+        protocol=protocol,
         pictures=params.evaluate.pictures,
         code=evaluation_code(),
     )

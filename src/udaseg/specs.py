@@ -123,6 +123,7 @@ class ReportRun(Model):
     run: PathText
     evaluation: PathText | None  # None: nothing is scored in this study
     quality: PathText | None  # of the pseudo-labels that this stage was trained on; None: it had none
+    labelled_target: int  # target images that this stage saw with their labels; 0: unsupervised adaptation
     overrides: str
 
 

@@ -3,17 +3,20 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from udaseg.config import SourceView, TargetView
+from udaseg.config import LabelledTarget, SourceView, TargetView
 from udaseg.data.base import Item
 from udaseg.data.classes import IGNORE
 from udaseg.data.prepare import prepare
 from udaseg.data.prepared import PreparedSet
+from udaseg.data.samplers import labelled_subset, turn
 from udaseg.data.streams import Batch, Streams, Target, batches, soft_view
 from udaseg.data.views import Geometry, crop_then_resize
 from udaseg.errors import UserError
@@ -56,14 +59,15 @@ def streams(
     labels: Any = None,
     source: dict[str, Any] | None = None,
     target: dict[str, Any] | None = None,
+    total: int = 0,
     **changes: Any,
 ) -> Streams:
     """Streams of one set for both domains; `changes` are of both views."""
     plain = PLAIN | changes
-    whole = {"portion": 1.0, "max_class_share": 1.0, "rare": None}
+    whole = {"portion": 1.0, "max_class_share": 1.0, "rare": None, "labelled_target": None}
     of_source = SourceView.model_validate(plain | whole | (source or {}))
     of_target = TargetView.model_validate(plain | {"mine": 0.0} | (target or {}))
-    return Streams({"source": prepared, "target": prepared}, of_source, of_target, seed, used, labels)
+    return Streams({"source": prepared, "target": prepared}, of_source, of_target, seed, used, labels, total)
 
 
 def content(batch: Batch) -> list[torch.Tensor]:
@@ -345,3 +349,53 @@ def test_crops_larger_than_the_target_image_say_where_there_is_none(numbered: Pr
     assert target.valid.sum((1, 2)).tolist() == [8 * 12] * 2
     assert bool((target.pseudo[~target.valid] == IGNORE).all())
     assert int((target.soft.sum(1) > 0).sum()) <= 2 * 2 * 3
+
+
+class TestLabelledTarget:
+    """Semi-supervised: some target images come with their labels, in batches of their own."""
+
+    SETTINGS: ClassVar = {"images": 2, "finish": 3, "order": "paper"}
+
+    @pytest.mark.parametrize(
+        ("order", "expected"),
+        [("paper", "TsTsTsTTT"), ("released", "TTTTTTTsT")],  # the last three: index 6, 7, 8
+    )
+    def test_turns(self, order, expected):
+        settings = LabelledTarget(images=2, finish=3, order=order)
+        turns = [turn(index, 9, settings) for index in range(9)]
+        assert "".join("T" if target else "s" for target, _ in turns) == expected
+        for kind in (True, False):
+            assert [before for target, before in turns if target == kind] == list(range(expected.count("sT"[kind])))
+
+    @given(total=st.integers(1, 40), finish=st.integers(0, 50), order=st.sampled_from(["paper", "released"]))
+    def test_every_batch_is_counted_once_among_its_kind(self, total, finish, order):
+        settings = LabelledTarget(images=1, finish=finish, order=order)
+        turns = [turn(index, total, settings) for index in range(total)]
+        for kind in (True, False):
+            before = [count for target, count in turns if target == kind]
+            assert before == list(range(len(before)))
+
+    def test_labelled_images_are_no_unlabelled_ones_and_a_larger_number_holds_a_smaller(self):
+        names = [f"image{index}" for index in range(9)]
+        few, more = labelled_subset(names, 3, seed=1), labelled_subset(names, 6, seed=1)
+        assert len(few) == 3 and len(more) == 6 and set(few) <= set(more) <= set(names) and few == sorted(few)
+        assert labelled_subset(names, 3, seed=2) != few
+        with pytest.raises(UserError, match="10 asked for, the target has 9"):
+            labelled_subset(names, 10, seed=1)
+
+    def test_the_batch_says_where_its_labels_are_from(self, uneven):
+        made = streams(uneven, source={"labelled_target": self.SETTINGS}, total=9)
+        assert [made[index].source.from_target for index in range(4)] == [True, False, True, False]
+        assert not set(made.names["labelled_target"]) & set(made.names["target"])
+        assert len(made.names["labelled_target"]) == 2
+        plain = streams(uneven)
+        assert not plain[0].source.from_target
+        # The source's batches come in the order in which they come without labelled target images.
+        for index, batch in ((1, 0), (3, 1)):
+            assert torch.equal(made[index].source.image, plain[batch].source.image)
+            assert torch.equal(made[index].source.label, plain[batch].source.label)
+
+    def test_some_target_images_must_be_left(self, uneven):
+        count = len(streams(uneven).names["target"])
+        with pytest.raises(UserError, match="none is left to adapt to"):
+            streams(uneven, source={"labelled_target": self.SETTINGS | {"images": count}})

@@ -22,10 +22,10 @@ SIZE = (30, 46)
 QUARTER = (7, 11)
 OBJECTS = {"kind": "objects", "world": 2, "size": [48, 72], "counts": {"train": 3, "val": 1}}
 RULE: dict[str, Any] = {
-    "rule": "threshold", "protocol": {"window": None, "flip": False, "scales": [1.0]}, "threshold": 0.5,
-    "portion": 0.3, "every": 4, "mine_below": 0.05, "sharpness": 0.25, "min_pixels": 5,
+    "rule": "threshold", "protocol": {"window": None, "flip": False, "scales": [1.0], "aggregate": None},
+    "threshold": 0.5, "portion": 0.3, "every": 4, "mine_below": 0.05, "sharpness": 0.25, "min_pixels": 5,
 }  # fmt: skip
-AVERAGED = {"window": None, "flip": True, "scales": [1.0, 1.5]}
+AVERAGED = {"window": None, "flip": True, "scales": [1.0, 1.5], "aggregate": None}
 
 
 def network() -> Network:

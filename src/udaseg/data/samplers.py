@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from udaseg.config import RareClass
+from udaseg.config import LabelledTarget, RareClass
 from udaseg.errors import UserError
 from udaseg.ops.sampling import rare_class_probabilities
 from udaseg.seeding import seed_for
@@ -82,6 +82,39 @@ def subset(names: list[str], portion: float, seed: int, stream: str) -> list[str
     order = np.random.default_rng(seed_for(seed, f"{stream}.subset")).permutation(len(names))
     kept = max(1, int(len(names) * portion))
     return sorted(names[int(index)] for index in order[:kept])
+
+
+def labelled_subset(names: list[str], count: int, seed: int) -> list[str]:
+    """The `count` target images that the seed chooses to come with labels, sorted; those of a larger count hold them.
+
+    Raises:
+        UserError: there are not that many.
+    """
+    if count > len(names):
+        raise UserError(
+            f"train.source.labelled_target.images: {count} asked for, the target has {len(names)} training images"
+        )
+    order = np.random.default_rng(seed_for(seed, "labelled_target.subset")).permutation(len(names))
+    return sorted(names[int(index)] for index in order[:count])
+
+
+def turn(index: int, total: int, settings: LabelledTarget) -> tuple[bool, int]:
+    """Whether batch number `index` of `total` is one of labelled target images, and how many of its kind came before.
+
+    Every other batch is, the first one too, and so are the last `finish`. The release of Alonso et al. (ICCV 2021) has
+    its test inverted: all are, but for the odd ones among the last.
+    """
+    start = max(total - settings.finish, 0)
+
+    def of_target(count: int) -> int:
+        """How many of the first `count` batches are of the target."""
+        before, after = min(count, start), max(count, start)
+        if settings.order == "paper":
+            return (before + 1) // 2 + (after - start)
+        return before + (after + 1) // 2 - (start + 1) // 2
+
+    target = of_target(index)
+    return (True, target) if of_target(index + 1) > target else (False, index - target)
 
 
 def pixel_counts(statistics: dict[str, Any], names: Sequence[str]) -> list[list[int]]:

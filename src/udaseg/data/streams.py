@@ -16,7 +16,7 @@ from udaseg.config import SourceView, TargetView
 from udaseg.data.classes import IGNORE
 from udaseg.data.prepared import PreparedSet
 from udaseg.data.pseudo import PseudoLabels
-from udaseg.data.samplers import RareClasses, Sampler, Shuffled, pixel_counts, subset
+from udaseg.data.samplers import RareClasses, Sampler, Shuffled, labelled_subset, pixel_counts, subset, turn
 from udaseg.data.strong import strong_view
 from udaseg.data.views import (
     Geometry,
@@ -26,6 +26,7 @@ from udaseg.data.views import (
     draw_geometry,
     jitter_colours,
 )
+from udaseg.errors import UserError
 from udaseg.ops.warp import Warp
 from udaseg.seeding import seed_for
 
@@ -52,6 +53,7 @@ class Stream:
 @dataclass(frozen=True)
 class Labelled(Stream):
     label: Tensor = field(default_factory=_nothing)  # (B, H, W) int64, 255 = ignore
+    from_target: bool = False  # semi-supervised: whether these are target images, whose labels are given
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,10 @@ class Streams(Dataset[Batch]):
         seed: of the run.
         wanted: names among `VIEWS`; "target.x" comes with "target".
         labels: pseudo-labels of the target, for "target.pseudo", "target.soft" and patch mining.
+        total: batches of the run; they decide the order of labelled target images, where there are some.
 
     Raises:
-        UserError: rare class sampling finds no image.
+        UserError: rare class sampling finds no image, or the target has fewer images than are to have labels.
     """
 
     def __init__(
@@ -100,18 +103,29 @@ class Streams(Dataset[Batch]):
         seed: int,
         wanted: Collection[str],
         labels: PseudoLabels | None = None,
+        total: int = 0,
     ) -> None:
         if stray := sorted(set(wanted) - set(VIEWS)):
             raise ValueError(f"views {stray} are not among {VIEWS}")
         self.sets, self.source, self.target, self.seed = sets, source, target, seed
-        self.wanted, self.labels = frozenset(wanted), labels
+        self.wanted, self.labels, self.total = frozenset(wanted), labels, total
         self.names: dict[str, list[str]] = {}
         self.samplers: dict[str, Sampler] = {}
         if "source" in self.wanted:
             self.names["source"] = subset(sets["source"].names("train"), source.portion, seed, "source")
             self.samplers["source"] = self._source_sampler()
+        given: list[str] = []
+        if source.labelled_target is not None:
+            given = labelled_subset(sets["target"].names("train"), source.labelled_target.images, seed)
+            self.names["labelled_target"] = given
+            self.samplers["labelled_target"] = Shuffled(len(given), seed, "labelled_target")
         if "target" in self.wanted:
-            self.names["target"] = sets["target"].names("train")
+            self.names["target"] = sorted(set(sets["target"].names("train")) - set(given))
+            if not self.names["target"]:
+                raise UserError(
+                    f"train.source.labelled_target.images: all {len(given)} target images have labels, so none is left "
+                    "to adapt to; give less"
+                )
             self.samplers["target"] = Shuffled(len(self.names["target"]), seed, "target")
 
     def _source_sampler(self) -> Sampler:
@@ -122,27 +136,33 @@ class Streams(Dataset[Batch]):
         return RareClasses(pixels, self.source.rare, self.seed, "source")
 
     def __getitem__(self, index: int) -> Batch:
-        source = [self._source_sample(index * self.source.batch + slot) for slot in self._slots("source")]
+        mixed = self.source.labelled_target
+        from_target, place = (False, index) if mixed is None else turn(index, self.total, mixed)
+        stream = "labelled_target" if from_target else "source"
+        source = [self._labelled_sample(stream, place * self.source.batch + slot) for slot in self._slots("source")]
         target = [self._target_sample(index * self.target.batch + slot) for slot in self._slots("target")]
-        return Batch(source=Labelled(**_collated(source)), target=Target(**_collated(target)))
+        return Batch(Labelled(**_collated(source), from_target=from_target), Target(**_collated(target)))
 
     def _slots(self, stream: str) -> range:
         return range((self.source if stream == "source" else self.target).batch if stream in self.wanted else 0)
 
-    def _source_sample(self, position: int) -> dict[str, Any]:
-        place, wanted = self.samplers["source"](position)
-        name = self.names["source"][place]
-        image, label = self._image("source", name), torch.from_numpy(self.sets["source"].label("train", name))[None]
+    def _labelled_sample(self, stream: str, position: int) -> dict[str, Any]:
+        """Image and label of "source", or of "labelled_target", which lies in the target's set."""
+        place, wanted = self.samplers[stream](position)
+        domain, name = "source" if stream == "source" else "target", self.names[stream][place]
+        image, label = self._image(domain, name), torch.from_numpy(self.sets[domain].label("train", name))[None]
+        seen = label  # of the geometry that was drawn last
 
-        def seen(geometry: Geometry) -> Tensor:
+        def acceptable(geometry: Geometry) -> bool:
+            nonlocal seen
             view, valid = geometry.apply(label, "nearest")
-            return view[0].long().masked_fill(~valid, IGNORE)
+            seen = view[0].long().masked_fill(~valid, IGNORE)
+            return self._acceptable(seen, wanted)
 
-        generator = self._generator("source.view", position)
-        size = (image.shape[1], image.shape[2])
-        geometry = draw_accepted(self.source, size, generator, lambda drawn: self._acceptable(seen(drawn), wanted))
+        generator = self._generator(f"{stream}.view", position)
+        geometry = draw_accepted(self.source, (image.shape[1], image.shape[2]), generator, acceptable)
         picture = jitter_colours(geometry.apply(image, "bilinear")[0], self.source, generator).clamp(0, 1)
-        return {"image": picture, "label": seen(geometry)}
+        return {"image": picture, "label": seen}
 
     def _acceptable(self, label: Tensor, wanted: int | None) -> bool:
         """Whether no class fills too much of a crop's label (H, W), and the wanted one enough."""

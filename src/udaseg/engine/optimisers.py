@@ -82,15 +82,24 @@ class Optimisers:
             raise UserError(
                 f"optim.backbone_lr_multiplicity: 3 repeats updates of sgd, but optim.name is '{settings.name}'; use 1"
             )
-        head = {"params": parameter_groups(net)["head"], "lr": settings.lr * settings.head_lr_factor}
-        groups = [*backbone_groups(net, released), head]
-        if settings.name == "adamw":
-            return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
-        return RepeatedSGD(groups, settings.lr, settings.momentum, settings.weight_decay)
+        return self._made([*backbone_groups(net, released), self._as_head(parameter_groups(net)["head"])])
+
+    def module(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Optimiser of what a method has beside its network (projections, selectors): at the rate of the heads."""
+        return self._made([self._as_head(list(module.parameters()))])
 
     def adam(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
         """Adam with betas (0.9, 0.99), as the papers train discriminators."""
         return torch.optim.Adam(module.parameters(), lr=lr, betas=(0.9, 0.99))
+
+    def _as_head(self, parameters: list[nn.Parameter]) -> dict[str, Any]:
+        return {"params": parameters, "lr": self.settings.lr * self.settings.head_lr_factor}
+
+    def _made(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        settings = self.settings
+        if settings.name == "adamw":
+            return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        return RepeatedSGD(groups, settings.lr, settings.momentum, settings.weight_decay)
 
 
 def backbone_groups(net: SegmentationNet, released: bool) -> list[dict[str, Any]]:

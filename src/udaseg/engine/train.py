@@ -61,7 +61,8 @@ class Training:
         self.method = method(self.context).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = Stepper(spec, self.method, device)
         wanted = method.SPEC.streams(knobs, weights)
-        self.streams = Streams(self.sets, spec.train.source, spec.train.target, spec.seed, wanted, self.labels)
+        total = spec.train.iterations * spec.train.accumulate
+        self.streams = Streams(self.sets, spec.train.source, spec.train.target, spec.seed, wanted, self.labels, total)
         self.scored: dict[str, dict[str, Any]] = {}  # "last" and "best": iteration and score of the monitored split
         self.window: dict[str, dict[str, list[float]]] = {"terms": {}, "logs": {}}
 

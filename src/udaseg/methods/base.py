@@ -78,6 +78,9 @@ class OptimizerFactory(Protocol):
     def network(self, net: SegmentationNet) -> torch.optim.Optimizer:
         """Optimiser of a segmentation network: backbone at the base rate, heads at `head_lr_factor` times it."""
 
+    def module(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Optimiser of what a method has beside its network (projections, selectors): at the rate of the heads."""
+
     def adam(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
         """Adam with betas (0.9, 0.99), as the papers train discriminators."""
 

@@ -18,12 +18,8 @@ Differences from the released code
 - Nothing labelled in a batch: a loss of 0.
 """
 
-from collections.abc import Generator
-from typing import Any
-
-from udaseg.data.streams import Batch
-from udaseg.methods.base import Context, Method, MethodSpec, Step, Terms
-from udaseg.methods.host import HostKnobs, build_teacher, source_loss, target_terms, update_teacher
+from udaseg.methods.base import MethodSpec
+from udaseg.methods.host import HostKnobs, SelfTraining
 
 SPEC = MethodSpec(
     name="dacs",
@@ -33,17 +29,5 @@ SPEC = MethodSpec(
 )
 
 
-class DACS(Method):
+class DACS(SelfTraining):
     SPEC = SPEC
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self.knobs: HostKnobs = context.knobs
-        self.teacher = build_teacher(self.net, context.weights, self.knobs)
-
-    def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
-        yield {"seg": source_loss(self.net(batch.source.image).logits, batch.source, self.knobs)}
-        yield from target_terms(self.net, self.teacher, batch, self.knobs, step)
-
-    def after_step(self, carries: list[Any], step: Step) -> None:
-        update_teacher(self.teacher, self.net, self.knobs, step)

@@ -23,16 +23,16 @@ Differences from the released code
 - `ignore_top` and `ignore_bottom` are rows of the crop; the defaults are for crops as tall as the image, 512 rows.
 """
 
-from collections.abc import Generator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from udaseg.data.streams import Batch, Labelled
+from udaseg.data.streams import Labelled
 from udaseg.errors import UserError
-from udaseg.methods.base import Context, Method, MethodSpec, Step, Terms
-from udaseg.methods.host import HostKnobs, Rows, Share, build_teacher, source_loss, target_terms, update_teacher
+from udaseg.methods.base import Context, MethodSpec, Step, Terms
+from udaseg.methods.host import HostKnobs, Rows, SelfTraining, Share
+from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import Frozen
 from udaseg.ops.feature_distance import feature_distance, thing_cells
 
@@ -69,13 +69,12 @@ SPEC = MethodSpec(
 )
 
 
-class DAFormer(Method):
+class DAFormer(SelfTraining):
     SPEC = SPEC
+    knobs: Config
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.knobs: Config = context.knobs
-        self.teacher = build_teacher(self.net, context.weights, self.knobs)
         self.classes = len(context.classes)
         self.things = [index for index, name in enumerate(context.classes) if name in self.knobs.things]
         self.initial: Frozen | None = None
@@ -87,14 +86,10 @@ class DAFormer(Method):
                 )
             self.initial = Frozen(context.build_net("initial").backbone)
 
-    def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
-        source = self.net(batch.source.image)
-        terms = {"seg": source_loss(source.logits, batch.source, self.knobs)}
-        if self.initial is not None:
-            terms["fd"] = self._distance(source.features[FEATURE], self.initial, batch.source)
-        yield terms
-        del source, terms  # frees the source graph before the next one is built
-        yield from target_terms(self.net, self.teacher, batch, self.knobs, step)
+    def source_terms(self, source: Outputs, labelled: Labelled, step: Step) -> Terms:
+        if self.initial is None:
+            return {}
+        return {"fd": self._distance(source.features[FEATURE], self.initial, labelled)}
 
     def _distance(self, features: Tensor, initial: Frozen, source: Labelled) -> Tensor:
         """L_fd of the student's features (B, D, h, w)."""
@@ -102,6 +97,3 @@ class DAFormer(Method):
         size = (features.shape[-2], features.shape[-1])
         cells = thing_cells(source.label, size, self.things, self.classes, self.knobs.min_share)
         return feature_distance(features, reference, cells)
-
-    def after_step(self, carries: list[Any], step: Step) -> None:
-        update_teacher(self.teacher, self.net, self.knobs, step)

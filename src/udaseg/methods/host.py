@@ -1,12 +1,12 @@
-"""What self-training methods share, as functions: teacher, pseudo-labels, ClassMix, masked consistency.
+"""What self-training methods share: teacher, pseudo-labels, ClassMix, masked consistency, and the step made of them.
 
-It is the base of DACS (WACV 2021), DAFormer (CVPR 2022) and MIC (CVPR 2023). A method composes these, so that what is
-plugged into one host can stand on another. All random numbers come from the step's generator, but for the strength of
-the augmentation of each image, which torchvision draws from the global one.
+It is the base of DACS (WACV 2021), DAFormer (CVPR 2022) and MIC (CVPR 2023), and the host of what is plugged into them:
+a plug-in adds its terms in the two places that `SelfTraining` leaves open. All random numbers come from the step's
+generator, but for the strength of the augmentation of each image, which torchvision draws from the global one.
 """
 
-from collections.abc import Generator, Mapping
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Generator
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from udaseg.data.streams import Batch, Labelled, Target
 from udaseg.errors import UserError
-from udaseg.methods.base import Knobs, Step, Terms, supervised
-from udaseg.nets.base import SegmentationNet
+from udaseg.methods.base import Context, Knobs, Method, Step, Terms, supervised
+from udaseg.nets.base import Outputs, SegmentationNet
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.augment import strong_augmentation
 from udaseg.ops.losses import resize, weighted_cross_entropy
@@ -55,19 +55,11 @@ class Mixed(NamedTuple):
     weight: Tensor  # (B, H, W), of each pixel in the loss: 1 where source was pasted
 
 
-def build_teacher(net: SegmentationNet, weights: Mapping[str, float], knobs: HostKnobs) -> EmaTeacher | None:
-    """A teacher equal to the network; None where no active term has use for it."""
-    if "mix" not in weights and "masked" not in weights:
-        return None
+def build_teacher(net: SegmentationNet, knobs: HostKnobs) -> EmaTeacher:
+    """A teacher equal to the network."""
     if knobs.teacher_norm == "student":
         return EmaTeacher(net, buffers="copy", mode="eval")
     return EmaTeacher(net, buffers="own", mode="train_without_dropout")
-
-
-def update_teacher(teacher: EmaTeacher | None, student: SegmentationNet, knobs: HostKnobs, step: Step) -> None:
-    """To be called after the step. The papers update before step k with index k; that is the end of step k - 1."""
-    if teacher is not None:
-        teacher.update(student, ema_keep(step.index + 1, knobs.ema))
 
 
 def source_loss(logits: Tensor, labelled: Labelled, knobs: HostKnobs) -> Tensor:
@@ -91,8 +83,11 @@ def pseudo_labels(teacher: EmaTeacher, target: Target, knobs: HostKnobs, step: S
     return found
 
 
-def mixed_batch(batch: Batch, pseudo: WeightedLabels, knobs: HostKnobs, step: Step) -> Mixed:
-    """ClassMix: half of the source's classes on target images; the pictures strongly augmented, the labels not.
+def mixed_images(batch: Batch, knobs: HostKnobs, step: Step) -> tuple[Tensor, Tensor]:
+    """ClassMix: half of the source's classes pasted on target images, the pictures strongly augmented.
+
+    Returns:
+        The images (B, 3, H, W) in [0, 1], and the mask (B, H, W) bool of what was pasted.
 
     Raises:
         UserError: source and target crops differ in size or number.
@@ -105,9 +100,15 @@ def mixed_batch(batch: Batch, pseudo: WeightedLabels, knobs: HostKnobs, step: St
         )
     mask = class_mask(source.label, draw_classes(source.label, step.generator, knobs.mix_classes))
     image = mix(mask, source.image, target.image)
+    return strong_augmentation(image, knobs.jitter, knobs.blur, step.generator), mask
+
+
+def mixed_batch(batch: Batch, pseudo: WeightedLabels, knobs: HostKnobs, step: Step) -> Mixed:
+    """The images of `mixed_images` with their labels, and weight 1 where source was pasted."""
+    image, mask = mixed_images(batch, knobs, step)
     return Mixed(
-        image=strong_augmentation(image, knobs.jitter, knobs.blur, step.generator),
-        labels=mix(mask, source.label, pseudo.labels),
+        image=image,
+        labels=mix(mask, batch.source.label, pseudo.labels),
         weight=mix(mask, torch.ones_like(pseudo.weight), pseudo.weight),
     )
 
@@ -121,18 +122,62 @@ def masked_images(net: SegmentationNet, images: Tensor, knobs: HostKnobs, step: 
 
 
 def target_terms(
-    net: SegmentationNet, teacher: EmaTeacher | None, batch: Batch, knobs: HostKnobs, step: Step
-) -> Generator[Terms, None, None]:
-    """The terms "mix" and "masked", as far as they are active, on the same pseudo-labels; a group for each."""
-    if teacher is None:
-        return
-    pseudo = pseudo_labels(teacher, batch.target, knobs, step)
-    if step.active("mix"):
-        mixed = mixed_batch(batch, pseudo, knobs, step)
-        yield {"mix": pseudo_loss(net(mixed.image).logits, mixed.labels, mixed.weight)}
-    if step.active("masked"):
-        masked = masked_images(net, batch.target.image, knobs, step)
-        yield {"masked": pseudo_loss(net(masked).logits, pseudo.labels, pseudo.weight)}
+    net: SegmentationNet, teacher: EmaTeacher, batch: Batch, knobs: HostKnobs, step: Step
+) -> Generator[Terms, None, Mixed | None]:
+    """The terms "mix" and "masked", as far as they are active, on the same pseudo-labels; a group for each.
+
+    Returns what "mix" was computed on, None without that term.
+    """
+    mixed = None
+    if step.active("mix") or step.active("masked"):
+        pseudo = pseudo_labels(teacher, batch.target, knobs, step)
+        if step.active("mix"):
+            mixed = mixed_batch(batch, pseudo, knobs, step)
+            yield {"mix": pseudo_loss(net(mixed.image).logits, mixed.labels, mixed.weight)}
+        if step.active("masked"):
+            masked = masked_images(net, batch.target.image, knobs, step)
+            yield {"masked": pseudo_loss(net(masked).logits, pseudo.labels, pseudo.weight)}
+    return mixed
+
+
+class SelfTraining(Method):
+    """The loss on source images, then that on mixed and on masked target images with the teacher's labels.
+
+    DACS is this. A method that stands on it overrides `source_terms` and `further_terms`.
+    """
+
+    knobs: HostKnobs
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.knobs = context.knobs
+        needed = "mix" in context.weights or "masked" in context.weights
+        self.teacher = build_teacher(self.net, self.knobs) if needed else None
+
+    def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
+        source = self.net(batch.source.image)
+        yield {
+            "seg": source_loss(source.logits, batch.source, self.knobs),
+            **self.source_terms(source, batch.source, step),
+        }
+        del source  # frees the source graph before the next one is built
+        mixed = None
+        if self.teacher is not None:
+            mixed = yield from target_terms(self.net, self.teacher, batch, self.knobs, step)
+        yield from self.further_terms(batch, mixed, step)
+
+    def source_terms(self, source: Outputs, labelled: Labelled, step: Step) -> Terms:
+        """What is added to the group of "seg", from the network's outputs for the source images. Nothing here."""
+        return {}
+
+    def further_terms(self, batch: Batch, mixed: Mixed | None, step: Step) -> Generator[Terms, None, None]:
+        """Groups after the host's; `mixed` is what "mix" was computed on, None without that term. Nothing here."""
+        yield from ()
+
+    def after_step(self, carries: list[Any], step: Step) -> None:
+        # The papers update before step k with index k; that is the end of step k - 1.
+        if self.teacher is not None:
+            self.teacher.update(self.net, ema_keep(step.index + 1, self.knobs.ema))
 
 
 def _size(images: Tensor) -> str:
