@@ -14,6 +14,7 @@ from udaseg.validation import Model, validate
 UNLABELLED = "datasets: {mine: {kind: folder, root: x, labels: null, class_map: {'7': road}}}\n"
 ON_MINE = UNLABELLED + "task: {target: {dataset: mine}}\n"
 IN_DANN = "recipes: {dann: {stages: {main: {%s}}}}"
+SOME_LABELS = IN_DANN % "train: {source: {labelled_target: {images: 3, finish: 0, order: paper}}}" + "\n"
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,21 @@ IN_DANN = "recipes: {dann: {stages: {main: {%s}}}}"
             "run: recipe 'oracle' learns from labels of the target, but data set 'mine' has none",
         ),
         (UNLABELLED + "task: {source: {dataset: mine}}", "task.source.dataset: .*'mine' has no labels"),
+        # Labelled target images.
+        (
+            ON_MINE + "evaluate: {monitor: null, report: null}\nrun: [source_only]\n" + SOME_LABELS,
+            "main.train.source.labelled_target: data set 'mine' has no labels",
+        ),
+        (SOME_LABELS.replace("dann", "oracle"), "labelled_target: oracle sees all labels of its images"),
+        (SOME_LABELS.replace("3,", "0,"), "labelled_target.images: .*greater than or equal to 1, found 0"),
+        (
+            SOME_LABELS + "task: {target: {size: [64, 64]}}\ntrain: {target: {crop: [64, 64]}}",
+            r"train.source.crop: \[96, 96\] is larger than the images; .* 'toytown_target' is resized, \[64, 64\]",
+        ),
+        # How a recipe is scored.
+        ("recipes: {dann: {protocol: {flp: true}}}", "recipes.dann.protocol.flp: unknown key; did you mean 'flip'?"),
+        ("evaluate: {protocol: {aggregate: 1.5}}", "evaluate.protocol.aggregate: .*less than or equal to 1, found 1.5"),
+        ("labels: {protocol: {aggregate: 0.5}}", "labels.protocol.aggregate: is for scores only; set it to null"),
     ],
 )
 def test_what_is_refused_is_named(tmp_path: Path, study: str, message: str) -> None:

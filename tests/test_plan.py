@@ -120,6 +120,23 @@ def test_only_evaluations_depend_on_the_protocol(tmp_path: Path) -> None:
     }
 
 
+def test_a_recipe_may_be_scored_in_its_own_way(tmp_path: Path) -> None:
+    found = changed(plan(tmp_path), plan(tmp_path, recipes={"dann": {"protocol": {"aggregate": 0.5}}}))
+    assert found == {"evaluation of dann.main seed=0", "report of tiny"}
+
+
+def test_labelled_target_images_make_other_runs_and_stand_in_the_report(tmp_path: Path) -> None:
+    labelled = {"images": 2, "finish": 0, "order": "paper"}
+    made = plan(tmp_path, train={"source": {"labelled_target": labelled}})
+    report = made.report.spec
+    assert isinstance(report, ReportSpec)
+    assert {run.recipe: run.labelled_target for run in report.runs} == {"source_only": 2, "dann": 2, "oracle": 0}
+    plain, semi = plan(tmp_path).of_kind("train"), made.of_kind("train")
+    # The pretraining sees no domain, and the oracle has all labels: they are the same runs.
+    same = {job.label for job in plain} - {job.label for job in plain if job.folder not in {s.folder for s in semi}}
+    assert same == {"pretraining on objects", "oracle.main seed=0"}
+
+
 def test_a_new_seed_leaves_the_old_ones(tmp_path: Path) -> None:
     found = changed(plan(tmp_path), plan(tmp_path, seeds=[0, 1]))
     assert len(found) == 7 and not any("seed=0" in label for label in found)

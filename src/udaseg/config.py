@@ -250,6 +250,12 @@ class Labels(Model):
     sharpness: Annotated[float, Field(gt=0)]  # LRENT's weight alpha (CRST 0.25)
     min_pixels: Positive  # of a class in an image for them to count for its prototype (ProDA 10)
 
+    @model_validator(mode="after")
+    def _nothing_is_aggregated(self) -> "Labels":
+        if self.protocol.aggregate is not None:
+            raise ValueError("protocol.aggregate: is for scores only; set it to null")
+        return self
+
 
 class Growing(Model):
     start: Share

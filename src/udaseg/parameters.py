@@ -101,6 +101,7 @@ def _check_methods(params: Params) -> None:
         if missing:
             raise UserError(f"methods.{name}.weights: no weight for the terms {missing}")
     for name, recipe in params.recipes.items():
+        resolve_protocol(params, recipe, name)
         stages = expanded(params, recipe)
         for index, (stage_name, stage) in enumerate(stages.items()):
             path = f"recipes.{name}.stages.{stage_name}"
@@ -228,9 +229,13 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
     views = f"{path}.train" if stage.train else "train"
     _check_view(f"{views}.source", train.source, labelled)
     if train.source.labelled_target is not None:
-        if shown is None:
-            _check_labelled_target(params, f"{views}.source", spec, train.source)
-        else:  # sees no domain of the task
+        if shown is None and spec.labelled == "source":
+            _check_labelled_target(params, f"{views}.source", train.source)
+        elif "labelled_target" in stage.train.get("source", {}):
+            raise UserError(
+                f"{views}.source.labelled_target: {spec.name} sees all labels of its images; set it to null"
+            )
+        else:  # the study's, which does not concern a pretraining or a bound
             train = train.model_copy(update={"source": train.source.model_copy(update={"labelled_target": None})})
     if shown is None:
         _check_view(f"{views}.target", train.target, params.task.target)
@@ -271,16 +276,14 @@ def _check_quarter(path: str, crop: tuple[int, int], views: list[str]) -> None:
         )
 
 
-def _check_labelled_target(params: Params, path: str, spec: "MethodSpec", view: SourceView) -> None:
-    """UserError where labelled target images cannot be had, or mean nothing."""
+def _check_labelled_target(params: Params, path: str, view: SourceView) -> None:
+    """UserError where labelled target images cannot be had, or do not fit."""
     target = params.task.target
     if not params.datasets[target.dataset].has_labels():
         raise UserError(
             f"{path}.labelled_target: data set '{target.dataset}' has no labels (datasets.{target.dataset}.labels is "
             "null); set it to null, or give the data set its labels"
         )
-    if spec.labelled == "target":
-        raise UserError(f"{path}.labelled_target: {spec.name} sees the labels of all target images; set it to null")
     _check_view(path, view, target)
 
 

@@ -1,13 +1,15 @@
 """From images to class probabilities and labels, by a stated protocol."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from udaseg.config import Network, Protocol
+from udaseg.data.prepared import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.errors import UserError
 from udaseg.nets.base import SegmentationNet
@@ -32,15 +34,11 @@ def load_predictor(network: Network, classes: int, path: Path, device: torch.dev
 
 
 @torch.no_grad()
-def predict_scores(net: SegmentationNet, image: Tensor, size: tuple[int, int], protocol: Protocol) -> Tensor:
+def predict_scores(net: nn.Module, image: Tensor, size: tuple[int, int], protocol: Protocol) -> Tensor:
     """Scores (B, C, *size) of an image (B, 3, H, W) at the network's input size.
 
     Logits are resized to `size` before anything else; with one pass they are the scores themselves, with several
     (scales, flip) the scores are the mean of the passes' probabilities.
-
-    With `protocol.aggregate` (PLCA's test-time aggregation) each pass, and in it each window, gives aggregated
-    probabilities: these are averaged over the windows, resized to `size` and averaged over the passes. The scores of
-    one pass are then their logarithms, of which softmax makes the probabilities again, as of any logits.
     """
     passes = [
         (scale, mirrored) for scale in protocol.scales for mirrored in ([False, True] if protocol.flip else [False])
@@ -49,54 +47,56 @@ def predict_scores(net: SegmentationNet, image: Tensor, size: tuple[int, int], p
     for scale, mirrored in passes:
         shape = (round(image.shape[-2] * scale), round(image.shape[-1] * scale))
         view = image if scale == 1 else functional.interpolate(image, shape, mode="bilinear", antialias=True)
-        logits = _windows(net, view.flip(-1) if mirrored else view, protocol)
+        logits = _logits(net, view.flip(-1) if mirrored else view, protocol)
         logits = resize(logits.flip(-1) if mirrored else logits, size)
-        if protocol.aggregate is not None:
-            logits = logits.log()  # they were probabilities; everywhere else, what comes of one pass are logits
         scores = logits if len(passes) == 1 else logits.softmax(1) / len(passes)
         total = scores if total is None else total + scores
     assert total is not None
     return total
 
 
-def _windows(net: SegmentationNet, image: Tensor, protocol: Protocol) -> Tensor:
-    """`_classified` of the whole image, or the mean of that of overlapping windows at the image's size."""
+def _logits(net: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
+    """Logits of the whole image, or the mean of the logits of overlapping windows at the image's size."""
     height, width = image.shape[-2:]
     if protocol.window is None or (height <= protocol.window.size[0] and width <= protocol.window.size[1]):
-        return _classified(net, image, protocol.aggregate)
+        logits: Tensor = net(image).logits
+        return logits
     (tall, wide), (down, along) = protocol.window.size, protocol.window.stride
     total, count = None, image.new_zeros(1, 1, height, width)
     for top in _starts(height, tall, down):
         for left in _starts(width, wide, along):
             part = image[..., top : top + tall, left : left + wide]
-            found = resize(_classified(net, part, protocol.aggregate), part.shape[-2:])
-            total = image.new_zeros(len(image), found.shape[1], height, width) if total is None else total
-            total[..., top : top + tall, left : left + wide] += found
+            logits = resize(net(part).logits, part.shape[-2:])
+            total = image.new_zeros(len(image), logits.shape[1], height, width) if total is None else total
+            total[..., top : top + tall, left : left + wide] += logits
             count[..., top : top + tall, left : left + wide] += 1
     assert total is not None
     return total / count
-
-
-def _classified(net: SegmentationNet, image: Tensor, share: float | None) -> Tensor:
-    """Logits (B, C, h, w) at the network's stride; with a share, probabilities after PLCA's test-time aggregation.
-
-    As in the released script, from which PLCA's published scores are: the embedding is aggregated over the image and
-    classified, then the predictions are aggregated over it; of either, 1 - `share` stays as it is.
-    """
-    outputs = net(image)
-    if share is None:
-        logits: Tensor = outputs.logits
-        return logits
-    from udaseg.ops.aggregation import aggregate_features, aggregate_predictions
-
-    embedding = aggregate_features(outputs.features["embedding"], share)
-    return aggregate_predictions(net.head.classify(embedding).softmax(1), share)
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
     """Starts of windows that cover `length`; the last one ends with it."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
+
+
+def predictions(
+    net: nn.Module, prepared: PreparedSet, split: str, protocol: Protocol, device: torch.device
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, predicted label and true label, both (H, W) uint8 at native size, of each image of a split.
+
+    The network's mode is as before when the generator ends.
+    """
+    training = net.training
+    net.eval()
+    try:
+        for name in prepared.names(split):
+            label = prepared.native_label(split, name)
+            image = to_tensor(prepared.image(split, name)).to(device)
+            found = predict_scores(net, image, (label.shape[0], label.shape[1]), protocol).argmax(1)[0]
+            yield name, found.to(torch.uint8).cpu().numpy(), label
+    finally:
+        net.train(training)
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

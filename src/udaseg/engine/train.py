@@ -15,9 +15,8 @@ from udaseg.data.streams import Streams, batches
 from udaseg.engine.checkpoint import load_resume, load_tensors, save_resume, save_tensors
 from udaseg.engine.cost import Cost
 from udaseg.engine.environment import make_exact
-from udaseg.engine.evaluate import predictions
 from udaseg.engine.metrics import confusion_matrix, scores
-from udaseg.engine.predict import PLAIN
+from udaseg.engine.predict import PLAIN, predictions
 from udaseg.engine.sets import fingerprints, open_labels, open_sets, require_finished, require_same
 from udaseg.engine.step import Stepper
 from udaseg.errors import UserError

@@ -1,0 +1,31 @@
+"""PLCA's test-time aggregation, as a wrapper around the network that is scored (Kang et al., NeurIPS 2020)."""
+
+import torch
+from torch import Tensor, nn
+
+from udaseg.nets.base import Outputs, SegmentationNet
+from udaseg.ops.aggregation import aggregate_features, aggregate_predictions
+
+
+class Aggregated(nn.Module):
+    """A network whose embedding is aggregated over each image before it is classified, and so are its predictions.
+
+    The paper's published figures are made in this way, by a script of the release. It resizes probabilities; here their
+    logarithms are the logits, which are resized as those of any other network.
+
+    Args:
+        net: the trained network.
+        share: of an embedding or a prediction that comes from the other positions of its image (released 0.5).
+    """
+
+    def __init__(self, net: SegmentationNet, share: float) -> None:
+        super().__init__()
+        self.net, self.share = net, share
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Images (B, 3, H, W), RGB in [0, 1] -> `Outputs`, the logits being logarithms of probabilities."""
+        outputs: Outputs = self.net(images)
+        embedding = aggregate_features(outputs.features["embedding"], self.share)
+        probs = aggregate_predictions(self.net.head.classify(embedding).softmax(1), self.share)
+        # A probability of 0 would make NaN of its neighbours when the logarithms are interpolated.
+        return outputs._replace(logits=probs.clamp(min=torch.finfo(probs.dtype).tiny).log())
