@@ -26,7 +26,7 @@ from PIL import Image
 from udaseg.data.classes import colourise
 from udaseg.errors import UserError
 from udaseg.reports.collect import Report, Run, history_points, read_report
-from udaseg.reports.tables import protocol_text
+from udaseg.reports.protocols import protocol_text
 from udaseg.runs import write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -260,11 +260,12 @@ def description(report: Report, run: Run) -> str:
     """The run's note in the user interface (Markdown): its result and how it was scored."""
     if not run.metrics:
         return f"{run.title}, stage {run.stage}, seed {run.seed}; not evaluated."
-    score = run.metrics["scores"]["last"]["sets"][report.headline]
+    metric = report.metric(run.label, report.headline)
+    score = run.metrics["scores"]["last"]["sets"][metric]
     value = "undefined" if score is None else f"{100 * score:.1f} %"
     protocol = protocol_text(run.metrics["protocol"], report)
     who = f"{run.title}, stage {run.stage}, seed {run.seed}"
-    return f"{who}: **{report.headline} {value}** (last iteration).\n\n{protocol}."
+    return f"{who}: **{metric} {value}** (last iteration).\n\n{protocol}."
 
 
 def make_artifacts(report: Report, run: Run) -> dict[str, bytes]:

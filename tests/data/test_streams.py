@@ -389,7 +389,7 @@ class TestLabelledTarget:
         assert not set(made.names["labelled_target"]) & set(made.names["target"])
         assert len(made.names["labelled_target"]) == 2
         plain = streams(uneven)
-        assert not plain[0].source.from_target
+        assert plain[0].source.from_target is None
         # The source's batches come in the order in which they come without labelled target images.
         for index, batch in ((1, 0), (3, 1)):
             assert torch.equal(made[index].source.image, plain[batch].source.image)

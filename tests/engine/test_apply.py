@@ -11,8 +11,7 @@ from udaseg.data.classes import colourise
 from udaseg.data.objects import NAMES
 from udaseg.data.prepared import PreparedSet
 from udaseg.engine.apply import predict_files
-from udaseg.engine.predict import predictions
-from udaseg.engine.predict import PLAIN, load_predictor
+from udaseg.engine.predict import PLAIN, load_predictor, predictions
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS

@@ -10,9 +10,10 @@ from torch import nn
 from udaseg.config import Protocol
 from udaseg.data.objects import NAMES
 from udaseg.data.prepared import PreparedSet
-from udaseg.engine.evaluate import evaluate, predictions
+from udaseg.engine.aggregated import Aggregated
+from udaseg.engine.evaluate import evaluate
 from udaseg.engine.metrics import confusion_matrix
-from udaseg.engine.predict import PLAIN, load_predictor, predict_scores, to_tensor
+from udaseg.engine.predict import PLAIN, load_predictor, predict_scores, predictions, to_tensor
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
@@ -81,8 +82,9 @@ def test_the_protocol_the_data_and_the_classes_stand_beside_the_numbers(build, t
     assert metrics["classes"] == list(NAMES)
     assert metrics["data"] == read_json(target / "set.json")["fingerprint"]
     assert metrics["protocol"] == {
-        "window": None, "flip": False, "scales": [1.0], "dataset": "objects", "split": "test", "input": [32, 48],
-        "images": 3, "resize": "logits to the label's native size, bilinear, align_corners=True, then argmax",
+        "window": None, "flip": False, "scales": [1.0], "aggregate": None, "dataset": "objects", "split": "test",
+        "input": [32, 48], "images": 3,
+        "resize": "logits to the label's native size, bilinear, align_corners=True, then argmax",
     }  # fmt: skip
 
 
@@ -104,10 +106,26 @@ def test_the_same_again_gives_the_same_bytes(build, run, target, tmp_path):
 
 
 def test_another_protocol_is_another_result_and_is_noted(build, run, target, tmp_path):
-    protocol = {"window": {"size": [32, 32], "stride": [16, 16]}, "flip": True, "scales": [1.0, 1.5]}
+    protocol = {"window": {"size": [32, 32], "stride": [16, 16]}, "flip": True, "scales": [1.0, 1.5], "aggregate": None}
     metrics = evaluated(evaluate_spec(run, target, protocol=protocol), tmp_path / "build")
     assert protocol.items() <= metrics["protocol"].items()
     assert metrics["scores"]["last"]["confusion"] != read_json(build / "metrics.json")["scores"]["last"]["confusion"]
+
+
+def test_scores_of_aggregated_predictions_have_names_of_their_own(build, run, target, tmp_path):
+    protocol = PLAIN.model_dump(mode="json") | {"aggregate": 0.5}
+    metrics = evaluated(evaluate_spec(run, target, protocol=protocol), tmp_path / "build")
+    plain, prepared = read_json(build / "metrics.json"), PreparedSet(target)
+    assert metrics["protocol"] == plain["protocol"] | {"aggregate": 0.5}
+    for which, file in (("last", "model"), ("best", "best")):
+        net = load_predictor(objects_spec(target, target).network, 11, run / f"{file}.safetensors", CPU)
+        found = predictions(Aggregated(net, 0.5), prepared, "test", PLAIN, CPU)
+        total = sum(confusion_matrix(predicted, label, 11) for _, predicted, label in found)
+        scored, other = metrics["scores"][which], plain["scores"][which]
+        assert scored["confusion"] == total.tolist()
+        assert list(scored["sets"]) == ["mIoU11_aggregated", "mIoU2_aggregated"]
+        assert scored["monitor"] == other["monitor"]  # of plain predictions, while it was trained
+    assert metrics["scores"]["last"]["confusion"] != plain["scores"]["last"]["confusion"]
 
 
 def test_a_run_that_was_never_monitored_has_no_best(source, target, tmp_path):
@@ -171,7 +189,9 @@ def test_the_mode_is_restored_also_after_a_failure(training, target):
 def test_the_mode_is_restored_when_nobody_takes_the_rest(run, target):
     net = load_predictor(objects_spec(target, target).network, 11, run / "model.safetensors", CPU).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    found = predictions(net, PreparedSet(target), "test", Protocol(window=None, flip=True, scales=[1.0]), CPU)
+    found = predictions(
+        net, PreparedSet(target), "test", Protocol(window=None, flip=True, scales=[1.0], aggregate=None), CPU
+    )
     next(found)
     found.close()
     assert net.training

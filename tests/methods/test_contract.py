@@ -89,7 +89,10 @@ class Work(TorchDispatchMode):
 
 def work(spec: Any) -> tuple[int, int]:
     """Floating-point operations and computed numbers of a step, the second one: what it keeps, is there by then."""
-    run, batches = stepper(spec), [batch(0, needed(spec))]
+    # At rate zero, so that the first step leaves the same weights whatever its terms are: some losses' cost depends on
+    # what they find.
+    still = spec.model_copy(update={"optim": spec.optim.model_copy(update={"lr": 0.0})})
+    run, batches = stepper(still), [batch(0, needed(spec))]
     run(LATE - 1, batches)
     with FlopCounterMode(display=False) as counter, Work() as numbers:
         run(LATE, batches)

@@ -32,6 +32,24 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root, fabricate(root, recipes=recipes, iterations=100, pictures=1)
 
 
+@pytest.fixture(scope="session")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """As `finished`, with recipes that had labelled target images and one whose predictions were aggregated."""
+    root = tmp_path_factory.mktemp("apart")
+    recipes = ("source_only", "memory_bank_100", "adaptsegnet", "plca", "plca_aggregated")
+    recipes += ("memory_bank_30", "source_only_100", "oracle")
+    return root, fabricate(root, recipes=recipes, iterations=100, pictures=1)
+
+
+@pytest.fixture
+def mixed(apart: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh copy of the study `apart` as the working directory; the path of its spec."""
+    root, spec = apart
+    shutil.copytree(root, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return spec
+
+
 @pytest.fixture
 def staged(several: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh copy of the study with stages as the working directory; the path of its spec."""

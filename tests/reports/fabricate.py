@@ -43,6 +43,7 @@ class Stage:
     logs: tuple[str, ...] = ()
     key: str = ""  # the method's name unless given
     rule: str | None = None  # of the pseudo-labels it is trained on, made by the stage before
+    labelled_target: int = 0
 
     @property
     def run(self) -> str:
@@ -52,6 +53,8 @@ class Stage:
 SEG = {"seg": 1.9}
 ADVERSARIAL = SEG | {"adv": 0.7, "disc": 0.69}
 PRODA = SEG | {"sce": 2.4, "consist": 0.05, "reg": 8.5}
+PLCA = SEG | {"associate": 4.1, "smooth": -0.9}
+BANK = SEG | {"contrast": 0.6}
 DISTIL = SEG | {"distill": 1.2, "kd": 0.4}
 WARMUP = Stage("warmup", "adaptsegnet", 0.66, ADVERSARIAL, ("domain_accuracy",))
 FIRST = Stage("stage1", "proda", 0.71, PRODA, ("confident",), rule="soft")
@@ -64,6 +67,11 @@ TITLES = {
     "cbst": "CBST, three rounds",
     "proda": "ProDA, stages 1 to 3",
     "proda_released": "ProDA, stages 1 to 3 (released KD)",
+    "plca": "PLCA",
+    "plca_aggregated": "PLCA",
+    "source_only_100": "Source and labelled target",
+    "memory_bank_100": "Memory bank",
+    "memory_bank_30": "Memory bank",
     "oracle": "Oracle",
 }
 STAGES = {
@@ -99,8 +107,17 @@ STAGES = {
         Stage("stage2", "proda", 0.72, DISTIL, ("confident",), "proda_released2", "threshold"),
         Stage("stage3", "proda", 0.725, DISTIL, ("confident",), "proda_released3", "threshold"),
     ],
+    "plca": [Stage("main", "plca", 0.67, PLCA)],
+    "plca_aggregated": [Stage("main", "plca", 0.67, PLCA)],
+    "source_only_100": [Stage("main", "source_only", 0.6, SEG, key="source_only_100", labelled_target=100)],
+    "memory_bank_100": [WARMUP, Stage("main", "memory_bank", 0.7, BANK, ("stored",), "bank100", None, 100)],
+    "memory_bank_30": [
+        Stage("labelled", "memory_bank", 0.65, BANK, ("stored",), "bank30", None, 30),
+        Stage("main", "proda", 0.68, DISTIL, key="distilled", rule="threshold"),
+    ],
     "oracle": [Stage("main", "oracle", 0.80, {"seg": 1.7})],
 }
+AGGREGATED = {"plca_aggregated": 0.5}  # the share of recipes whose predictions are aggregated before they are scored
 
 
 def fabricate(
@@ -127,7 +144,7 @@ def fabricate(
             for stage in STAGES[recipe]:
                 code = f"{hash_of(stage.run, seed):08x}10"
                 folder = Path(f"results/toytown_source-toytown_target/{stage.method}/seed={seed}-{code}")
-                evaluation = folder / f"evaluate-{code[::-1]}10"
+                evaluation = folder / f"evaluate-{code[::-1]}1{int(recipe in AGGREGATED)}"
                 rng = np.random.default_rng(hash_of(stage.run, seed))
                 level = stage.level + 0.02 * rng.standard_normal()
                 quality = None
@@ -141,7 +158,9 @@ def fabricate(
                     labels = str(quality.parent) if quality else None
                     sets = (str(source), str(target))
                     _write_run(root, folder, stage, seed, iterations, level, init, sets, labels)
-                    _write_evaluation(root, evaluation, rng, level, absent, scenes, iterations)
+                if not (root / evaluation).is_dir():
+                    share = AGGREGATED.get(recipe)
+                    _write_evaluation(root, evaluation, rng, level, absent, scenes, iterations, share)
                 entries.append(
                     {
                         "recipe": recipe,
@@ -152,6 +171,7 @@ def fabricate(
                         "run": str(folder),
                         "evaluation": str(evaluation),
                         "quality": str(quality) if quality else None,
+                        "labelled_target": stage.labelled_target,
                         "overrides": "levels=2" if recipe == "adaptsegnet_multi" else "",
                     }
                 )
@@ -348,12 +368,18 @@ def _write_evaluation(
     absent: tuple[str, ...],
     scenes: dict[str, np.ndarray],
     iterations: int,
+    aggregate: float | None,
 ) -> None:
     build = root / folder.parent / f"{folder.name}.build"
+    if aggregate is not None:
+        level += 0.03
     scores = {
         "last": _score(rng, level, CLASSES, absent, iterations, level - 0.01),
         "best": _score(rng, level + 0.004, CLASSES, absent, iterations - 100, level),
     }
+    if aggregate is not None:
+        for score in scores.values():
+            score["sets"] = {f"{name}_aggregated": value for name, value in score["sets"].items()}
     protocol = {
         "dataset": "toytown_target",
         "split": "test",
@@ -361,6 +387,7 @@ def _write_evaluation(
         "window": None,
         "flip": False,
         "scales": [1.0],
+        "aggregate": aggregate,
         "images": 80,
         "resize": "logits to the label's native size, bilinear, then argmax",
     }

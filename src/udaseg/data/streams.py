@@ -53,7 +53,7 @@ class Stream:
 @dataclass(frozen=True)
 class Labelled(Stream):
     label: Tensor = field(default_factory=_nothing)  # (B, H, W) int64, 255 = ignore
-    from_target: bool = False  # semi-supervised: whether these are target images, whose labels are given
+    from_target: bool | None = None  # semi-supervised: whether these are target images; None: no setting of that kind
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Streams(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         mixed = self.source.labelled_target
-        from_target, place = (False, index) if mixed is None else turn(index, self.total, mixed)
+        from_target, place = (None, index) if mixed is None else turn(index, self.total, mixed)
         stream = "labelled_target" if from_target else "source"
         source = [self._labelled_sample(stream, place * self.source.batch + slot) for slot in self._slots("source")]
         target = [self._target_sample(index * self.target.batch + slot) for slot in self._slots("target")]

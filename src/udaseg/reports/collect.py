@@ -5,7 +5,7 @@ for want of a run, and never shows a mean over fewer seeds without saying so.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,13 @@ def read_runs(entries: list[ReportRun]) -> list[Run]:
                 label=label.get((entry.recipe, entry.seed), entry.recipe),
                 stage=entry.stage,
                 final=entry.final,
+                labelled_target=entry.labelled_target,
             )
         )
-    return runs[::-1]
+    most: dict[str, int] = {}  # labelled target images in any stage of a row
+    for run in runs:
+        most[run.label] = max(most.get(run.label, 0), run.labelled_target)
+    return [replace(run, labelled_target=most[run.label]) for run in reversed(runs)]
 
 
 def _pretraining(runs: list[Run]) -> list[Run]:
@@ -96,6 +100,7 @@ def _pretraining(runs: list[Run]) -> list[Run]:
             run=start,
             evaluation=None,
             quality=None,
+            labelled_target=0,
             overrides="",
         )
         for start in sorted(starts - named)
@@ -127,6 +132,7 @@ def _read_run(entry: ReportRun) -> Run:
         folder=folder,
         evaluation=evaluation,
         judged=judged,
+        labelled_target=entry.labelled_target,
         status=status,
         id=marker["id"] + (f"+{evaluation.name}" if evaluation is not None and evaluated else ""),
         spec=read_yaml(folder / "spec.yaml") if trained else {},
@@ -154,19 +160,34 @@ def history_points(run: Run) -> Iterator[dict[str, Any]]:
                     yield {"iteration": line["iteration"], "kind": kind, "name": name, "value": number(value)}
 
 
-def missing_footnotes(report: Report) -> list[str]:
-    """One sentence for each run without the result it should have."""
+def missing_footnotes(report: Report, labels: Iterable[str] | None = None) -> list[str]:
+    """One sentence for each run without the result it should have; only for those that these rows have, where given."""
     what = {
         "missing": "has not been run",
         "unfinished": "did not finish, or its files were changed since",
         "not evaluated": "is trained but not evaluated",
     }
+    wanted = None if labels is None else set(labels)
     return [
         f"{' / '.join(f'{label}, stage {stage}' for label, stage in report.places(run))}, seed {run.seed}: "
         f"{what[run.status]} ({run.folder})."
         for run in report.each_once()
         if run.status != "finished" and not (run.status == "not evaluated" and run.evaluation is None)
+        if wanted is None or wanted & {label for label, _ in report.places(run)}
     ]
+
+
+def set_score(report: Report, run: Run, which: str, class_set: str) -> float:
+    """The score of a class set by the metric of the run's row, a fraction; NaN where there is none.
+
+    Args:
+        report: what the run is of.
+        run: one of its runs.
+        which: the checkpoint, "last" or "best".
+        class_set: one of the study's.
+    """
+    scored = run.metrics.get("scores", {}).get(which) or {}
+    return number(scored.get("sets", {}).get(report.metric(run.label, class_set)))
 
 
 def number(value: Any) -> float:

@@ -1,13 +1,14 @@
 """One recipe or stage against another, seed by seed: runs of equal seed saw the same data in the same order."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 from scipy import stats
 
 from udaseg.reports.cells import DASH, of_planned, signed
-from udaseg.reports.collect import number
+from udaseg.reports.collect import set_score
 from udaseg.reports.study import Report
 
 LEVEL = 0.95
@@ -40,21 +41,23 @@ class Difference:
 
 
 def scores(report: Report, label: str, stage: str | None = None) -> pd.Series:
-    """Seed → headline mIoU in percent (last iteration) of one stage of a row, its final one unless named; no NaN."""
-    values = {
-        run.seed: 100 * number(run.metrics["scores"]["last"]["sets"][report.headline])
-        for run in (report.final_runs(label) if stage is None else report.stage_runs(label, stage))
-        if run.status == "finished"
-    }
-    return pd.Series(values, dtype=float).dropna()
+    """Seed → headline mIoU in percent (last iteration) of one stage of a row, its final one unless named; no NaN.
+
+    The series' name tells with which others it may be compared: by what metric, and with how many labels.
+    """
+    runs = report.final_runs(label) if stage is None else report.stage_runs(label, stage)
+    values = {run.seed: 100 * set_score(report, run, "last", report.headline) for run in runs}
+    labelled = runs[0].labelled_target if runs else 0
+    name = report.metric(label, report.headline), labelled
+    return pd.Series(values, dtype=float, name=name).dropna()
 
 
 def paired(method: pd.Series, other: pd.Series) -> Difference:
     """`method` − `other` over the seeds that both have; the interval is that of Student's t, n − 1 degrees of freedom.
 
-    Both map seeds to scores.
+    Both map seeds to scores. Scores of different names (see `scores`) are not compared: the difference is over none.
     """
-    differences = (method - other).dropna()
+    differences = (method - other).dropna() if method.name == other.name else pd.Series(dtype=float)
     n = len(differences)
     mean = float(differences.mean())
     if n < 2:
@@ -66,10 +69,11 @@ def paired(method: pd.Series, other: pd.Series) -> Difference:
 def gap_closed(method: pd.Series, baseline: pd.Series, oracle: pd.Series) -> tuple[float, int]:
     """(method − baseline) / (oracle − baseline) of the means over the seeds that all three have.
 
-    Returns the fraction (NaN where it does not exist) and the number of seeds. All map seeds to scores.
+    Returns the fraction (NaN where it does not exist) and the number of seeds. All map seeds to scores; of those of
+    different names (see `scores`) there is no gap.
     """
     seeds = sorted(set(method.index) & set(baseline.index) & set(oracle.index))
-    if not seeds:
+    if not seeds or len({method.name, baseline.name, oracle.name}) > 1:
         return math.nan, 0
     own, low, high = (float(values.loc[seeds].mean()) for values in (method, baseline, oracle))
     return ((own - low) / (high - low) if high > low else math.nan), len(seeds)
@@ -78,3 +82,15 @@ def gap_closed(method: pd.Series, baseline: pd.Series, oracle: pd.Series) -> tup
 def gap_text(gap: float, n: int, planned: int) -> str:
     """`42 %`, or a dash."""
     return DASH if math.isnan(gap) else f"{100 * gap:.0f} %" + of_planned(n, planned)
+
+
+def metric_notes(report: Report, labels: Iterable[str]) -> list[str]:
+    """What must stand under a table some of whose rows are scored by another metric than the others."""
+    others = {report.metric(label, report.headline) for label in labels} - {report.headline}
+    return [
+        f"All scores of rows named {metric} are of predictions that were aggregated over each image, as the features "
+        "before them (PLCA's test-time aggregation). They are other metrics than the plain ones: between a row of "
+        f"these and one of those no difference and no gap closed is computed ({DASH}). Which checkpoint is the best on "
+        "val was told by the plain metric in every row."
+        for metric in sorted(others)
+    ]

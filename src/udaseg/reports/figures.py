@@ -78,7 +78,7 @@ def miou(report: Report) -> Figure | None:
         )
         if label in (report.baseline, report.oracle):
             axes.axvline(values.mean(), color=style["color"], linewidth=0.8, linestyle=":", zorder=0)
-    axes.set_yticks(range(len(labels)), [wrapped(report.title(label)) for label in labels])
+    axes.set_yticks(range(len(labels)), [wrapped(report.scored_title(label)) for label in labels])
     axes.set_ylim(len(labels) - 0.5, -0.7)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.06)
@@ -87,11 +87,11 @@ def miou(report: Report) -> Figure | None:
 
 
 def class_bars(report: Report) -> Figure | None:
-    """One panel per method: its IoU per class as bars, with the baseline and the oracle as marks on them."""
+    """One panel per method: its IoU per class as bars, with baseline and oracle as marks where the metric is theirs."""
     frame = iou_frame(report)
     frame = frame[frame["which"] == "last"]
     means = 100 * frame.groupby(["label", "class"])["iou"].mean().unstack("class") if len(frame) else pd.DataFrame()
-    anchors = [name for name in (report.baseline, report.oracle) if name in means.index]
+    anchors = [name for name in report.bounds() if name in means.index]
     labels = [label for label in report.labels() if label in means.index and label not in anchors] or anchors
     if not labels:
         return None
@@ -108,12 +108,14 @@ def class_bars(report: Report) -> Figure | None:
         for place in places[np.isnan(values)]:
             axes.annotate("undefined", (1, place), va="center", fontsize=7.5, color="#7a7a7a")
         for anchor, marker in zip(anchors, ("o", "D"), strict=False):
+            if report.metric(anchor, report.headline) != report.metric(label, report.headline):
+                continue
             marks = means.loc[anchor].reindex(report.classes).to_numpy()
             face = "white" if anchor == report.baseline else "black"
             mark = {"marker": marker, "markersize": 4.2, "markerfacecolor": face, "markeredgecolor": "black"}
             style: dict[str, Any] = mark | {"linestyle": "", "markeredgewidth": 0.9}
-            handles[report.title(anchor)] = axes.plot(marks, places, **style)[0]
-        axes.set_title(wrapped(report.title(label), 22), fontsize=8.5)
+            handles[report.scored_title(anchor)] = axes.plot(marks, places, **style)[0]
+        axes.set_title(wrapped(report.scored_title(label), 22), fontsize=8.5)
         axes.grid(visible=False, axis="y")
     hide_rest(panels, len(labels))
     panels[0, 0].set_yticks(places, report.classes)

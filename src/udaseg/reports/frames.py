@@ -1,4 +1,7 @@
-"""The numbers of a study's runs as frames, scores as fractions. Tables and figures are made from these."""
+"""The numbers of a study's runs as frames, scores as fractions. Tables and figures are made from these.
+
+All but `run_frame` are of unsupervised adaptation alone: what had labelled target images has tables of its own.
+"""
 
 import math
 from collections.abc import Iterable
@@ -6,14 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.collect import history_points, number
+from udaseg.reports.collect import history_points, number, set_score
 from udaseg.reports.study import Report, Run
 
 ALL = "all classes"
 
 
 def run_frame(report: Report, runs: Iterable[Run]) -> pd.DataFrame:
-    """One row per run: who it is, its status, its scores as fractions (`last.<set>`, `best.<set>`), and its cost."""
+    """One row per run: who it is, its status, its scores as fractions (`last.<set>`, `best.<set>`), and its cost.
+
+    The scores are by the metric of the run's row, which `metric` tells of the headline.
+    """
     return pd.DataFrame([_row(report, run) for run in runs])
 
 
@@ -25,6 +31,8 @@ def _row(report: Report, run: Run) -> dict[str, Any]:
         "method": run.spec.get("method", ""),
         "stage": run.stage,
         "final": run.final,
+        "labelled_target": run.labelled_target,
+        "metric": report.metric(run.label, report.headline),
         "seed": run.seed,
         "status": run.status,
         "run": str(run.folder),
@@ -36,7 +44,7 @@ def _row(report: Report, run: Run) -> dict[str, Any]:
         row[f"{which}.monitor"] = number(score.get("monitor"))
         row[f"{which}.pixel_accuracy"] = number(score.get("pixel_accuracy"))
         for name in report.class_sets:
-            row[f"{which}.{name}"] = number(score.get("sets", {}).get(name))
+            row[f"{which}.{name}"] = set_score(report, run, which, name)
     for name in ("seconds", "iterations", "seconds_per_iteration", "peak_memory_mib"):
         row[name] = number(run.cost.get(name))
     row["device"] = run.cost.get("device", "")
@@ -49,7 +57,7 @@ def iou_frame(report: Report) -> pd.DataFrame:
         {"label": run.label, "seed": run.seed, "which": which, "class": name, "iou": number(score["iou"][name])}
         | {"truth": sum(score["confusion"][index])}
         for run in report.runs
-        if run.final and run.status == "finished"
+        if run.final and run.status == "finished" and not run.labelled_target
         for which, score in run.metrics["scores"].items()
         if score is not None
         for index, name in enumerate(report.classes)
@@ -60,11 +68,12 @@ def iou_frame(report: Report) -> pd.DataFrame:
 def history_frame(report: Report) -> pd.DataFrame:
     """One row per run, iteration and number: `kind` is term, log, lr, monitor (class sets) or iou (classes).
 
-    A run that several recipes share is there once; `label` and `stage` are those of `Report.each_once`.
+    A run that several recipes share is there once; `label` and `stage` are those of `Report.trainings`.
     """
     rows = [
         {"label": run.label, "stage": run.stage, "final": run.final, "seed": run.seed, "run": str(run.folder)} | point
-        for run in report.each_once()
+        for run in report.trainings()
+        if not run.labelled_target
         for point in history_points(run)
     ]
     columns = ["label", "stage", "final", "seed", "run", "iteration", "kind", "name", "value"]
@@ -81,7 +90,7 @@ def quality_frame(report: Report) -> pd.DataFrame:
     columns = ["label", "stage", "seed", "rule", "class", "coverage", "share", "precision", "recall"]
     rows = []
     for run in report.runs:
-        if not run.quality:
+        if not run.quality or run.labelled_target:
             continue
         for name in [ALL, *report.classes]:
             members = report.classes if name == ALL else [name]

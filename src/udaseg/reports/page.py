@@ -10,8 +10,9 @@ from typing import Any
 import jinja2
 
 from udaseg.reports.cells import Table
+from udaseg.reports.protocols import protocol_notes
+from udaseg.reports.semi_supervised import PREFIX
 from udaseg.reports.study import Report, Run
-from udaseg.reports.tables import protocol_notes
 from udaseg.runs import read_json
 
 PRETRAINED = (
@@ -48,6 +49,7 @@ def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) ->
     return environment.get_template("page.html.j2").render(
         report=report,
         tables=by_name,
+        semi_supervised=[table for table in tables if table.name.startswith(PREFIX)],
         pictures=pictures,
         summary=summary(report),
         protocol=protocol_notes(report),
@@ -115,7 +117,7 @@ def run_facts(report: Report, run: Run) -> dict[str, Any]:
     environment = {key: plain(value) for key, value in run.env.items() if key not in ("versions", "host")}
     data = {f"Data, {role}": f"{run.spec.get(role, '')} {digest}" for role, digest in run.data.items()}
     return {
-        "title": " / ".join(dict.fromkeys(report.title(label) for label, _ in places)),
+        "title": " / ".join(dict.fromkeys(report.scored_title(label) for label, _ in places)),
         "stage": " / ".join(dict.fromkeys(stage for _, stage in places)),
         "seed": run.seed,
         "status": "finished" if run.trained and run.evaluation is None else run.status,

@@ -30,8 +30,9 @@ def scenes(report: Report, count: int = 3) -> list[Scene]:
 
     The order is image, ground truth, baseline, the methods, oracle.
     """
-    labels = [label for label in report.labels() if label not in (report.baseline, report.oracle)]
-    shown = {label: run for label in [report.baseline, *labels, report.oracle] if (run := _first(report, label))}
+    place = {report.baseline: -1, report.oracle: 1}
+    order = sorted(report.labels(), key=lambda label: place.get(label, 0))
+    shown = {label: run for label in order if (run := _first(report, label))}
     folders = {label: run.evaluation / "pictures" for label, run in shown.items() if run.evaluation is not None}
     if not folders:
         return []
@@ -44,7 +45,7 @@ def scenes(report: Report, count: int = 3) -> list[Scene]:
         if _is_file(prepared, "native", name):
             panels["ground truth"] = colourise(_labels(prepared / "native" / f"{name}.png"), report.classes)
         for label, folder in folders.items():
-            panels[report.title(label)] = colourise(_labels(folder / f"{name}.png"), report.classes)
+            panels[report.scored_title(label)] = colourise(_labels(folder / f"{name}.png"), report.classes)
         found.append(Scene(name, panels))
     return found
 

@@ -1,5 +1,6 @@
 """What each stage of a recipe of several stages reaches, as a table and as a figure."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from udaseg.reports.cells import Table, cell, summarise
-from udaseg.reports.compare import INTERVAL, gap_closed, gap_text, paired, scores
+from udaseg.reports.compare import INTERVAL, gap_closed, gap_text, metric_notes, paired, scores
 from udaseg.reports.study import Report
 from udaseg.reports.style import WIDTH, legend_columns, method_styles
 
@@ -31,30 +32,34 @@ def stage_table(report: Report) -> Table | None:
             planned = len(report.stage_runs(label, stage))
             summary = summarise(values, planned)
             gap, gap_seeds = gap_closed(values, baseline, oracle)
-            record: dict[str, Any] = {"method": label, "stage": stage, "seeds_planned": planned}
+            record: dict[str, Any] = {"method": label, "metric": report.metric(label, report.headline)}
+            record |= {"stage": stage, "seeds_planned": planned}
             record |= summary.numbers(report.headline) | {"gap_closed": 100 * gap, "gap_closed_n": gap_seeds}
             gained = paired(values, pd.Series(dtype=float) if before is None else before)
             over_baseline = paired(values, baseline)
             record |= gained.numbers("difference_to_stage_before")
             numbers.append(record | over_baseline.numbers(f"difference_to_{report.baseline}"))
             texts = [cell(summary, always_n=True), gained.text(planned), over_baseline.text(planned)]
-            rows.append([report.title(label), stage, *texts, gap_text(gap, gap_seeds, planned)])
+            rows.append([report.scored_title(label), stage, *texts, gap_text(gap, gap_seeds, planned)])
             before = values
     if not rows:
         return None
     header = ["Method", "Stage", f"{report.headline} (last)", "Difference to the stage before"]
-    header += [f"Difference to {report.title(report.baseline)}", "Gap closed"]
+    header += [f"Difference to {report.scored_title(report.baseline)}", "Gap closed"]
     title = f"{report.study}: what each stage reaches, mIoU in percent, mean ± sample standard deviation over seeds"
-    notes = [INTERVAL, *shared_notes(report)]
+    notes = [INTERVAL, *metric_notes(report, several_stages(report)), *shared_notes(report)]
     return Table("stages", title, header, rows, pd.DataFrame(numbers), notes, grouped=True)
 
 
 def shared_notes(report: Report) -> list[str]:
-    """One sentence for each stage that several recipes share."""
-    places = [report.places(run) for run in report.each_once()]
-    groups = dict.fromkeys(tuple(uses) for uses in places if len({label for label, _ in uses}) > 1)
+    """One sentence for each stage that several rows of the main table share, scored in one way or in several."""
+    places: dict[Path, dict[tuple[str, str], None]] = {}
+    for run in report.runs:
+        if not run.labelled_target:
+            places.setdefault(run.folder, {})[run.label, run.stage] = None
+    groups = dict.fromkeys(tuple(uses) for uses in places.values() if len({label for label, _ in uses}) > 1)
     return [
-        f"One and the same training: {' = '.join(f'{report.title(label)}: {stage}' for label, stage in uses)}."
+        f"One and the same training: {' = '.join(f'{report.scored_title(label)}: {stage}' for label, stage in uses)}."
         for uses in groups
     ]
 
@@ -82,14 +87,20 @@ def stage_lines(report: Report) -> Figure | None:
         places = np.arange(len(stages)) + 0.05 * (index - (len(labels) - 1) / 2)
         error = np.nan_to_num(np.stack([mean - low, high - mean]))
         axes.errorbar(
-            places, mean, error, **styles[label], label=report.title(label), linewidth=1.4, markersize=5, capsize=2
+            places,
+            mean,
+            error,
+            **styles[label],
+            label=report.scored_title(label),
+            linewidth=1.4,
+            markersize=5,
+            capsize=2,
         )
-    for anchor in (report.baseline, report.oracle):
+    for anchor in report.bounds():
         values_there = scores(report, anchor)
         if len(values_there):
-            axes.axhline(
-                values_there.mean(), color=styles[anchor]["color"], linewidth=1.2, label=report.title(anchor), zorder=1
-            )
+            name = report.scored_title(anchor)
+            axes.axhline(values_there.mean(), color=styles[anchor]["color"], linewidth=1.2, label=name, zorder=1)
     axes.set_xticks(range(len(names)), ["\n".join(distinct) for distinct in names])
     axes.grid(visible=False, axis="x")
     axes.set_xlim(-0.5, len(names) - 0.5)

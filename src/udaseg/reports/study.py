@@ -1,6 +1,8 @@
 """A study as its report sees it: every planned run with what its folder holds, and how runs make rows and stages."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ class Run:
     folder: Path
     evaluation: Path | None  # None: this stage is not evaluated
     judged: Path | None  # folder of the quality of the pseudo-labels it was trained on; None: it had none
+    labelled_target: int  # target images that the recipe had labels of, in the stage that had most; 0: unsupervised
     status: Status
     id: str  # the run's, and "+" its evaluation's hashed name where it has one; "" unless trained
     spec: dict[str, Any]
@@ -38,6 +41,11 @@ class Run:
     def trained(self) -> bool:
         """Whether there is a finished training run, evaluated or not."""
         return self.status in ("finished", "not evaluated")
+
+    @property
+    def aggregated(self) -> bool:
+        """Whether its predictions were aggregated before they were scored, which makes another metric of each score."""
+        return self.metrics.get("protocol", {}).get("aggregate") is not None
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of history.jsonl; none for a run that is not whole."""
@@ -66,17 +74,43 @@ class Report:
         return next(iter(self.class_sets))
 
     def each_once(self) -> list[Run]:
-        """Every run folder once, pretraining first; a shared one as the final stage of a recipe where it is one."""
-        kept: dict[Path, Run] = {}
+        """Every run folder once with each of its evaluations, pretraining first.
+
+        A shared one is shown as the final stage of a recipe where it is one, and as an unsupervised recipe's where it
+        is that.
+        """
+        return self._once(lambda run: (run.folder, run.evaluation))
+
+    def trainings(self) -> list[Run]:
+        """As `each_once`, but a run that is evaluated in several ways is there once, too."""
+        return self._once(lambda run: run.folder)
+
+    def _once(self, key: Callable[[Run], Any]) -> list[Run]:
+        kept: dict[Any, Run] = {}
         for run in [*self.pretraining, *self.runs]:
-            if run.folder not in kept or (run.final and not kept[run.folder].final):
-                kept[run.folder] = run
+            other = kept.setdefault(key(run), run)
+            if (not run.labelled_target, run.final) > (not other.labelled_target, other.final):
+                kept[key(run)] = run
         return list(kept.values())
 
     def labels(self) -> list[str]:
-        """The rows of the main table: recipe and point of a sweep, recipes in the study's order."""
-        finals = sorted((run for run in self.runs if run.final), key=lambda run: self.recipes.index(run.recipe))
-        return list(dict.fromkeys(run.label for run in finals))
+        """The rows of the main table: recipe and point of a sweep, recipes in the study's order.
+
+        Only unsupervised adaptation and its bounds: what had labels of single target images is compared with neither.
+        """
+        return self._rows(0)
+
+    def bounds(self) -> list[str]:
+        """Baseline and oracle, as far as they are rows of the main table."""
+        return [label for label in (self.baseline, self.oracle) if label in self.labels()]
+
+    def semi_supervised(self) -> dict[int, list[str]]:
+        """The other rows, by how many target images they had labels of, few first."""
+        return {n: self._rows(n) for n in sorted({run.labelled_target for run in self.runs}) if n}
+
+    def _rows(self, labelled_target: int) -> list[str]:
+        finals = [run for run in self.runs if run.final and run.labelled_target == labelled_target]
+        return list(dict.fromkeys(run.label for run in sorted(finals, key=lambda run: self.recipes.index(run.recipe))))
 
     def final_runs(self, label: str) -> list[Run]:
         """The planned final-stage runs of one row, by seed."""
@@ -92,11 +126,27 @@ class Report:
         return sorted(runs, key=lambda run: run.seed)
 
     def title(self, label: str) -> str:
-        """A row's name for readers."""
+        """A row's name for readers, marked with the number of labelled target images where there are such."""
         run = next((run for run in [*self.runs, *self.pretraining] if run.label == label), None)
-        return label if run is None else label.replace(run.recipe, run.title, 1)
+        if run is None:
+            return label
+        name = label.replace(run.recipe, run.title, 1)
+        return f"{name} (N = {run.labelled_target})" if run.labelled_target else name
+
+    def scored_title(self, label: str) -> str:
+        """A row's name beside scores: it says so where they are of aggregated predictions."""
+        metric = self.metric(label, self.headline)
+        return self.title(label) if metric == self.headline else f"{self.title(label)}, {metric}"
+
+    def metric(self, label: str, class_set: str) -> str:
+        """The name that the score of a class set has in metrics.json, which a row's protocol decides."""
+        return f"{class_set}_aggregated" if label in self._aggregated else class_set
+
+    @cached_property
+    def _aggregated(self) -> set[str]:
+        return {run.label for run in self.runs if run.aggregated}
 
     def places(self, run: Run) -> list[tuple[str, str]]:
-        """(label, stage) of every recipe's use of a run's folder."""
+        """(label, stage) of every recipe's use of a run with this evaluation."""
         uses = [use for use in [*self.pretraining, *self.runs] if use.folder == run.folder]
-        return list(dict.fromkeys((use.label, use.stage) for use in uses))
+        return list(dict.fromkeys((use.label, use.stage) for use in uses if use.evaluation == run.evaluation))

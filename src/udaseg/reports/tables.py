@@ -3,16 +3,17 @@
 Scores are fractions in the run folders and percent here. A cell that rests on fewer seeds than planned says so.
 """
 
-import json
 from typing import Any
 
 import pandas as pd
 
 from udaseg.reports.cells import DASH, Table, cell, plain, summarise
 from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import INTERVAL, gap_closed, gap_text, paired, scores
+from udaseg.reports.compare import INTERVAL, gap_closed, gap_text, metric_notes, paired, scores
 from udaseg.reports.frames import iou_frame, run_frame
+from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.pseudo_labels import pseudo_label_table
+from udaseg.reports.semi_supervised import semi_supervised_tables
 from udaseg.reports.stages import stage_table
 from udaseg.reports.study import Report
 
@@ -20,12 +21,13 @@ NORMALISATION = "adabn"  # the method that only re-estimates normalisation: what
 
 
 def all_tables(report: Report) -> list[Table]:
-    """Every table of the report, in its order; those of stages and pseudo-labels only where the study has such."""
+    """Every table of the report, in its order; some are there only where the study has what they show."""
     tables = [
         main_table(report),
         stage_table(report),
         pseudo_label_table(report),
         class_table(report),
+        *semi_supervised_tables(report),
         cost_table(report),
         run_table(report),
     ]
@@ -48,19 +50,24 @@ def main_table(report: Report) -> Table:
         values = scores(report, label)
         differences = {other: paired(values, scores(report, other)) for other in bounds}
         gap, gap_seeds = gap_closed(values, baseline, oracle)
-        record: dict[str, Any] = {"method": label, "seeds_planned": planned}
+        record: dict[str, Any] = {"method": label, "metric": report.metric(label, headline), "seeds_planned": planned}
         for name, summary in percent.items():
             record |= summary.numbers(name)
         for other, difference in differences.items():
             record |= difference.numbers(f"difference_to_{other}")
         numbers.append(record | {"gap_closed": 100 * gap, "gap_closed_n": gap_seeds})
         rows.append(
-            [report.title(label), str(percent[headline].n), cell(percent[headline], always_n=True)]
+            [report.scored_title(label), str(percent[headline].n), cell(percent[headline], always_n=True)]
             + [DASH if other == label else difference.text(planned) for other, difference in differences.items()]
             + [gap_text(gap, gap_seeds, planned), cell(percent[f"{headline}_best_on_val"], always_n=True)]
             + [cell(percent[name]) for name in [*others, "pixel_accuracy"]]
         )
-    header = ["Method", "Seeds", f"{headline} (last)", *(f"Difference to {report.title(other)}" for other in bounds)]
+    header = [
+        "Method",
+        "Seeds",
+        f"{headline} (last)",
+        *(f"Difference to {report.scored_title(other)}" for other in bounds),
+    ]
     header += ["Gap closed", f"{headline} (best on val)", *others, "Pixel accuracy"]
     title = f"{report.study}: mIoU in percent, mean ± sample standard deviation over seeds"
     return Table("main", title, header, rows, pd.DataFrame(numbers), main_notes(report, bounds))
@@ -77,7 +84,8 @@ def main_notes(report: Report, bounds: list[str]) -> list[str]:
     """What must stand under the main table: protocol, the rule of selection, undefined classes, missing runs."""
     baseline_name, oracle_name = report.title(report.baseline), report.title(report.oracle)
     notes = [
-        *protocol_notes(report),
+        *protocol_notes(report, report.labels()),
+        *metric_notes(report, report.labels()),
         "Last iteration = the result. Best on val = the checkpoint with the highest validation score, for comparison "
         "only; nothing is selected on the reported split.",
         f"{INTERVAL} An interval that holds 0 shows no difference.",
@@ -94,39 +102,8 @@ def main_notes(report: Report, bounds: list[str]) -> list[str]:
     baseline, oracle = (scores(report, name).mean() for name in (report.baseline, report.oracle))
     if not oracle > baseline:
         notes.append(f"No gap to close: {oracle_name} has no result or none above that of {baseline_name}.")
-    return notes + class_notes(report) + missing_footnotes(report)
-
-
-def protocol_notes(report: Report) -> list[str]:
-    """One sentence per protocol that occurs; more than one means that the rows cannot be compared, and is said."""
-    groups: dict[str, list[str]] = {}
-    for run in report.runs:
-        if run.status == "finished" and run.final:
-            groups.setdefault(json.dumps(run.metrics["protocol"], sort_keys=True), []).append(
-                f"{run.label} seed {run.seed}"
-            )
-    texts = [protocol_text(json.loads(key), report) for key in groups]
-    if len(texts) > 1:
-        members = [f"{text} – used by {', '.join(names)}." for text, names in zip(texts, groups.values(), strict=True)]
-        return ["Not all runs were scored in the same way; compare only rows of one protocol.", *members]
-    return [f"{text}." for text in texts]
-
-
-def protocol_text(protocol: dict[str, Any], report: Report) -> str:
-    """The evaluation protocol in one line."""
-    window = protocol["window"]
-    how = "whole image" if window is None else f"sliding window {size(window['size'])}, stride {size(window['stride'])}"
-    sets = "; ".join(f"{name}: {len(members)} classes" for name, members in report.class_sets.items())
-    return (
-        f"Protocol: {protocol['dataset']}, split {protocol['split']}, {protocol['images']} images, input "
-        f"{size(protocol['input'])}, {how}, flip {'on' if protocol['flip'] else 'off'}, "
-        f"scales {', '.join(f'{scale:g}' for scale in protocol['scales'])}; {protocol['resize']}; {sets}"
-    )
-
-
-def size(pair: list[int]) -> str:
-    """Height × width."""
-    return f"{pair[0]} × {pair[1]}"
+    rows = [*report.labels(), *(run.label for run in report.pretraining)]
+    return notes + class_notes(report) + missing_footnotes(report, rows)
 
 
 def class_notes(report: Report) -> list[str]:
@@ -155,12 +132,16 @@ def class_table(report: Report) -> Table:
         own = frame[frame["label"] == label]
         planned = len(report.final_runs(label))
         summaries = {name: summarise(100 * own[own["class"] == name]["iou"], planned) for name in report.classes}
-        record: dict[str, Any] = {"method": label, "seeds_planned": planned}
+        record: dict[str, Any] = {"method": label, "metric": report.metric(label, report.headline)}
+        record["seeds_planned"] = planned
         for name, summary in summaries.items():
             record |= summary.numbers(name)
         numbers.append(record)
-        rows.append([report.title(label)] + [cell(summary, spread=False) for summary in summaries.values()])
-    notes = [*protocol_notes(report), "Means over seeds; their standard deviations are in classes.csv."]
+        rows.append([report.scored_title(label)] + [cell(summary, spread=False) for summary in summaries.values()])
+    notes = [
+        *protocol_notes(report, report.labels()),
+        "Means over seeds; their standard deviations are in classes.csv.",
+    ]
     title = f"{report.study}: IoU per class in percent, last iteration"
     return Table(
         "classes", title, ["Method", *report.classes], rows, pd.DataFrame(numbers), notes + class_notes(report)
@@ -170,7 +151,8 @@ def class_table(report: Report) -> Table:
 def cost_table(report: Report) -> Table:
     """Methods × what they cost to train, all their stages together."""
     rows, numbers = [], []
-    for label in report.labels():
+    semi_supervised = [label for labels in report.semi_supervised().values() for label in labels]
+    for label in [*report.labels(), *semi_supervised]:
         finals = report.final_runs(label)
         frame = run_frame(report, [run for run in report.runs if run.label == label])
         whole = frame.groupby("seed").filter(lambda stages: bool(stages["seconds"].notna().all()))
@@ -190,13 +172,15 @@ def cost_table(report: Report) -> Table:
         texts = [cell(summary, digits[name], spread=False) for name, summary in summaries.items()]
         rows.append([report.title(label), str(len(report.stages(label))), *texts])
     header = ["Method", "Stages", "Iterations", "Seconds", "s / iteration (final stage)", "Peak memory (MiB)"]
-    runs = run_frame(report, report.each_once())
+    runs = run_frame(report, report.trainings())
     notes = [
         "Of one seed, mean over seeds: iterations and seconds of all stages together, the peak of the stage that needs "
         "most. Training only, without pretraining, labelling and scoring; it depends on the machine.",
         f"All finished training runs of the study together: {runs['seconds'].sum() / 3600:.1f} hours. A run that "
         "several recipes share is in each of their rows, and in this sum once.",
     ]
+    if semi_supervised:
+        notes.append("N = target images with labels: these rows are not unsupervised adaptation.")
     devices = sorted({str(device) for device in runs["device"] if device})
     if len(devices) > 1:
         notes.append(f"The runs were made on different devices ({', '.join(devices)}): their cost cannot be compared.")
@@ -212,7 +196,7 @@ def run_table(report: Report) -> Table:
     for run, row in zip(runs, frame.to_dict("records"), strict=True):
         status = run.status if run.status != "not evaluated" or run.evaluation else "finished"
         places = report.places(run)
-        who = [" / ".join(dict.fromkeys(report.title(label) for label, _ in places))]
+        who = [" / ".join(dict.fromkeys(report.scored_title(label) for label, _ in places))]
         who += [" / ".join(dict.fromkeys(stage for _, stage in places)), str(run.seed), run.overrides or DASH, status]
         percent = [plain(100 * row[key]) for key in (f"last.{headline}", f"best.{headline}")]
         digits = {"iterations": 0, "seconds": 0, "seconds_per_iteration": 3, "peak_memory_mib": 0}
