@@ -1,0 +1,111 @@
+"""What is remembered of the classes while training (Alonso et al., ICCV 2021, arXiv 2104.13415): vectors, frequencies.
+
+Everything that changes is a parameter or a persistent buffer.
+"""
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from udaseg.nets.row_heads import RowHeads, Selection, follow
+from udaseg.ops.bank import Scores, bank_contrast, labelled_rows, nearest, update_bank
+from udaseg.ops.class_weights import balanced_weights, count_classes
+
+Keep = Literal["paper", "released", "random"]
+
+
+class ClassMemory(nn.Module):
+    """A bank of a teacher's vectors for each class, and the heads that bring a student's features near it.
+
+    Args:
+        channels: of the features.
+        width: of the vectors.
+        classes: number of them.
+        size: vectors of each class.
+        selectors: see `RowHeads`.
+        keep: which vectors go into the bank where there are too many. paper: those of the highest scores; released: of
+            the lowest; random: any, and so it is without selectors.
+    """
+
+    bank: Tensor
+    counts: Tensor
+
+    def __init__(self, channels: int, width: int, classes: int, size: int, selectors: Selection, keep: Keep) -> None:
+        super().__init__()
+        self.keep = keep
+        self.heads = RowHeads(channels, width, classes, selectors)
+        self.teacher_heads = deepcopy(self.heads).requires_grad_(False)
+        self.register_buffer("bank", torch.zeros(classes, size, width))
+        self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def fill(self, features: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> None:
+        """Put a teacher's features (B, D, h, w) into the bank where labels (B, h, w) are not 255.
+
+        `most` is the number of vectors that a class may add; the generator, on the CPU, is for `keep: random`.
+        """
+        rows, labels = labelled_rows(features, labels)
+        if len(rows) < 2:  # what a BatchNorm needs
+            return
+
+        def chance(rows: Tensor, index: int) -> Tensor:
+            return torch.rand(len(rows), generator=generator).to(rows.device)
+
+        selectors = self.teacher_heads.selectors
+        scores: Scores = chance if selectors is None or self.keep == "random" else selectors
+        order: Literal["highest", "lowest"] = "lowest" if self.keep == "released" else "highest"
+        rows = self.teacher_heads.projection(rows)
+        self.bank, self.counts = update_bank(self.bank, self.counts, rows, labels, most, scores, order)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Distance () of a student's features (B, D, h, w), where labels (B, H, W) are not 255, to the bank.
+
+        0, connected to the graph, where less than two are labelled or the bank has less than two of each class.
+        """
+        rows, labels = labelled_rows(features, nearest(labels, features.shape[-2:]))
+        if len(rows) < 2:  # what a BatchNorm needs
+            return features.sum() * 0
+        heads = self.heads
+        return bank_contrast(heads(rows), labels, self.bank, self.counts, heads.selectors, heads.memory_selectors)
+
+    def follow(self, keep: float) -> None:
+        """To be called after the step: the teacher's heads follow, keeping the share `keep` of themselves."""
+        follow(self.teacher_heads, self.heads, keep)
+
+    def filled(self) -> Tensor:
+        """() float: how full the bank is, in [0, 1]."""
+        return self.counts.float().mean() / self.bank.shape[1]
+
+
+class ClassFrequencies(nn.Module):
+    """Pixels of each class in the labels of the first batches, and in the pseudo-labels of the last ones.
+
+    Args:
+        classes: number of them.
+        window: how many first and last batches.
+    """
+
+    labels: Tensor
+    pseudo: Tensor
+    batches: Tensor
+
+    def __init__(self, classes: int, window: int) -> None:
+        super().__init__()
+        self.register_buffer("labels", torch.zeros(classes, dtype=torch.int64))
+        self.register_buffer("pseudo", torch.zeros(window, classes, dtype=torch.int64))  # a ring
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # counted so far
+
+    def add(self, labels: Tensor, pseudo: Tensor | None) -> None:
+        """Count a batch: labels and pseudo-labels of any shape, int64, 255 = ignore."""
+        window, classes = self.pseudo.shape
+        self.labels += count_classes(labels, classes) * (self.batches < window)
+        if pseudo is not None:
+            self.pseudo[self.batches % window] = count_classes(pseudo, classes)
+        self.batches += 1
+
+    def weights(self) -> Tensor:
+        """(C,) float, positive, by median frequency; 1 until as many batches were counted as the window holds."""
+        found = balanced_weights(self.labels + self.pseudo.sum(dim=0))
+        return torch.where(self.batches >= len(self.pseudo), found, 1.0)
