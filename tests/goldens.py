@@ -4,12 +4,29 @@ A file `<method>.<function>.<case>.npz` belongs to the group `<method>.<function
 and returns the outputs that are compared, under the file's own keys. `test_goldens.py` refuses arithmetic in here.
 """
 
-from golden_groups import adversarial, cbst, proda, proda_geometry, proda_networks, self_training
+from golden_groups import (
+    adversarial,
+    cbst,
+    memory_bank,
+    pipa_patch,
+    pipa_pixel,
+    plca,
+    plca_source,
+    proda,
+    proda_geometry,
+    proda_networks,
+    self_training,
+)
 from golden_groups.base import Golden
 
 CASES: dict[str, Golden] = {
     **adversarial.CASES,
     **cbst.CASES,
+    **memory_bank.CASES,
+    **pipa_patch.CASES,
+    **pipa_pixel.CASES,
+    **plca.CASES,
+    **plca_source.CASES,
     **proda.CASES,
     **proda_geometry.CASES,
     **proda_networks.CASES,

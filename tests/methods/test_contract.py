@@ -1,6 +1,7 @@
 """What every method promises the plan and the engine. A method in METHODS is covered without a line here.
 
 Points are the method's defaults and every choice, and every pair of choices, of its knobs with a fixed set of values.
+Knobs that several methods share, a host's or a plug-in's, are met on the first method that has them.
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ LATE = 90  # of 100 steps: past every schedule's start
 # Knobs that cost time, or that start a term late, and decide nothing that is tested here.
 SMALL = {
     "hidden": 16, "width": 4, "projection": 16, "patch_start": 0, "bank_start": 0, "contrast_start": 0,
-    "ramp_iterations": 1, "weights_start": 0,
+    "ramp_iterations": 1, "weights_start": 0, "window": 1, "patch_size": [32, 32], "patch_confidence": 0.0,
+    "pixels_per_class": 20, "pixel_width": 16, "pixel_outputs": 8, "patch_width": 16, "patch_outputs": 8,
+    "patch_anchors": 4,
 }  # fmt: skip
 
 
@@ -46,6 +49,19 @@ def points(config: type[Knobs]) -> Iterator[dict[str, Any]]:
                 yield dict(zip(names, values, strict=True))
 
 
+def owned(config: type[Knobs]) -> set[tuple[type, str]]:
+    """Each knob with the class that declares it, its own or one that it inherits from."""
+    return {(next(c for c in config.__mro__ if name in c.__annotations__), name) for name in config.model_fields}
+
+
+def own_points(method: str) -> Iterator[dict[str, Any]]:
+    """The points of the knobs that no method before this one has."""
+    before = list(METHODS)[: list(METHODS).index(method)]
+    met = set().union(*(owned(METHODS[other].SPEC.Config) for other in before))
+    new = {name for owner, name in owned(METHODS[method].SPEC.Config) if (owner, name) not in met}
+    return (knobs for knobs in points(METHODS[method].SPEC.Config) if new.issuperset(knobs))
+
+
 def title(method: str, knobs: dict[str, Any]) -> str:
     return "-".join([method, *(f"{name}={value}" for name, value in knobs.items())])
 
@@ -56,8 +72,8 @@ def small(method: str, knobs: dict[str, Any]) -> dict[str, Any]:
 
 POINTS = [
     pytest.param(method, small(method, knobs), id=title(method, knobs))
-    for method, kind in METHODS.items()
-    for knobs in points(kind.SPEC.Config)
+    for method in METHODS
+    for knobs in own_points(method)
 ]
 # The same with all terms, and with each single one of those that can be turned off without its weight.
 WEIGHTED = [
@@ -106,6 +122,11 @@ def test_every_choice_of_a_knob_is_met() -> None:
         rate: float = 1.0
 
     assert choices(Config) == {"flag": [True], "kind": ["b", "c"]}
+
+    class Other(Config):
+        kind: Literal["d", "e"] = "d"
+
+    assert owned(Other) - owned(Config) == {(Other, "kind")}
     assert list(points(Config)) == [
         {}, {"flag": True}, {"kind": "b"}, {"kind": "c"}, {"flag": True, "kind": "b"}, {"flag": True, "kind": "c"},
     ]  # fmt: skip

@@ -5,9 +5,13 @@ from udaseg.methods.adaptsegnet import AdaptSegNet
 from udaseg.methods.base import Method
 from udaseg.methods.cbst import CBST
 from udaseg.methods.dacs import DACS
+from udaseg.methods.dacs_pipa import DACSPiPa
 from udaseg.methods.daformer import DAFormer
 from udaseg.methods.dann import DANN
+from udaseg.methods.memory_bank import MemoryBank
 from udaseg.methods.oracle import Oracle
+from udaseg.methods.pipa import PiPa
+from udaseg.methods.plca import PLCA
 from udaseg.methods.proda import ProDA
 from udaseg.methods.proda_distill import ProDADistill
 from udaseg.methods.source_only import SourceOnly
@@ -23,4 +27,8 @@ METHODS: dict[str, type[Method]] = {
     "daformer": DAFormer,
     "proda": ProDA,
     "proda_distill": ProDADistill,
+    "plca": PLCA,
+    "memory_bank": MemoryBank,
+    "pipa": PiPa,
+    "dacs_pipa": DACSPiPa,
 }
