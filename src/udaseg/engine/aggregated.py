@@ -11,7 +11,7 @@ class Aggregated(nn.Module):
     """A network whose embedding is aggregated over each image before it is classified, and so are its predictions.
 
     The paper's published figures are made in this way, by a script of the release. It resizes probabilities; here their
-    logarithms are the logits, which are resized as those of any other network.
+    logarithms are the logits, which are resized and averaged over windows as those of any other network.
 
     Args:
         net: the trained network.
