@@ -223,8 +223,8 @@ class Protocol(Model):
     window: Sliding | None  # null: the whole image at once
     flip: bool  # average the probabilities with those of the mirrored image
     scales: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    # PLCA's test-time aggregation: the share of a feature or prediction that comes from the others of its image (PLCA's
-    # published figures 0.5). null: none. Metrics say it in their names.
+    # PLCA's test-time aggregation: the share of the aggregate over the image in a feature or prediction (its published
+    # figures 0.5). null: none. Metrics say it in their names.
     aggregate: Annotated[float, Field(gt=0, le=1)] | None
 
 

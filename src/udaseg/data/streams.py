@@ -58,7 +58,7 @@ class Labelled(Stream):
 
 @dataclass(frozen=True)
 class Target(Stream):
-    """Views of the same target crops. Target ground truth is not in a batch."""
+    """Views of the same target crops. No ground truth is among them."""
 
     valid: Tensor = field(default_factory=_nothing)  # (B, H, W) bool, False where the crop reaches beyond the image
     pseudo: Tensor = field(default_factory=_nothing)  # (B, H, W) int64, pseudo-labels of an earlier stage, 255 = none

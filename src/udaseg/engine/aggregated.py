@@ -15,7 +15,7 @@ class Aggregated(nn.Module):
 
     Args:
         net: the trained network.
-        share: of an embedding or a prediction that comes from the other positions of its image (released 0.5).
+        share: of the aggregate over the image in an embedding or a prediction (released 0.5).
     """
 
     def __init__(self, net: SegmentationNet, share: float) -> None:

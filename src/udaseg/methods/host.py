@@ -2,7 +2,7 @@
 
 It is the base of DACS (WACV 2021), DAFormer (CVPR 2022) and MIC (CVPR 2023), and the host of what is plugged into them:
 a plug-in adds its terms in the two places that `SelfTraining` leaves open. All random numbers come from the step's
-generator, but for the strength of the augmentation of each image, which torchvision draws from the global one.
+generator, but for dropout and the strength of the augmentation of each image, which are drawn from the global one.
 """
 
 from collections.abc import Generator

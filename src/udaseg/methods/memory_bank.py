@@ -24,7 +24,9 @@ Differences from the released code
   released: a crop and nothing else). Blur is alike in both directions; scaled labels stay on their pixels.
 - Pixels of a crop beyond the target image have no pseudo-label. With nothing labelled or fewer than two vectors a term
   is 0, where the release fails.
-- No biases before BatchNorm, where they would have no effect on the student.
+- No biases before BatchNorm, where the student does not feel them; that of the projection's last layer, which has one
+  on the student's way only, adds one constant to all the bank's vectors in the release.
+- The labelled images pass the network before the target's; the release has them after.
 """
 
 from collections.abc import Generator
@@ -66,10 +68,9 @@ class Config(Knobs):
     selectors: Literal["paper", "released", "none"] = "paper"
     # Which vectors go into the bank. paper: those of the highest scores; released: of the lowest; random: any.
     bank_keep: Literal["paper", "released", "random"] = "paper"
-    bank_size: Positive = 256  # vectors of each class (released 256)
-    per_image: Positive = (
-        1  # vectors of a class that an image adds: released max(1, round(bank_size / labelled images))
-    )
+    bank_size: Annotated[int, Field(ge=2)] = 256  # vectors of each class (released 256)
+    # Vectors of a class that an image adds: released max(1, round(bank_size / labelled images)).
+    per_image: Positive = 1
     confidence: Share = 0.95  # that a prediction must exceed to go into the bank (released 0.95)
     projection: Positive = 256  # channels of the vectors (released 256)
     entropy: Literal["paper", "released"] = "paper"  # paper: a mean; released: as many times that as there are views
@@ -188,7 +189,8 @@ class MemoryBank(Method):
         return {term: self.memory(embedding, labels)}
 
     def after_step(self, carries: list[Any], step: Step) -> None:
-        # As released: a true average at first, so that the first update makes the teacher the student.
+        # As released: a true average at first, so that the first update makes the teacher the student; then from `ema`
+        # to 1 along a cosine.
         keep = ema_keep(step.index, cosine_keep(step.progress, self.knobs.ema))
         if self.teacher is not None:
             self.teacher.update(self.net, keep)

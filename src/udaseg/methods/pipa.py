@@ -15,6 +15,12 @@ Differences from the paper
 - Its text leaves open: pixels are drawn, so many of a class; so are the patches' anchors, so many of an image; the
   patch loss is summed over both directions, as released, and its gradient goes through both crops and the negatives.
 - Patches are of target images, as released; descriptions of the paper have mixed ones (`patch_image`).
+What to know of the paper's forms
+- Hard positives and hard negatives together draw all embeddings of classes that the features do not separate yet into
+  one point, where the loss is the logarithm of 1 + the number of negatives and has hardly a gradient; a larger
+  `hard_share` does not.
+- The student sees the patches with its own BatchNorm, whose running statistics so learn of more target images than
+  the host's, or with `patch: released`: a part of any difference is that of AdaBN.
 Differences from the released code
 - The embedding is of the map before the classifier; the release's for pixels is of the encoder's four stages.
 - Images for the patch contrast are those of the batch; the release's are always the first ones of its list.
@@ -155,7 +161,8 @@ class PixelPatch(nn.Module):
         """
         knobs = self.knobs
         generator = self._generator("contrast.patch", step)
-        pairs = self._pairs(images, generator)
+        size, bounds = (images.shape[-2], images.shape[-1]), (knobs.patch_scale, knobs.patch_overlap)
+        pairs = [draw_pair(size, knobs.patch_size, *bounds, knobs.patch_stride, generator) for _ in images]
         cut = zip(*(pair.apply(image) for pair, image in zip(pairs, images, strict=True)), strict=True)
         crops = [strong_augmentation(torch.stack(crop), knobs.jitter, knobs.blur, generator) for crop in cut]
         both = torch.cat(crops)
@@ -178,22 +185,19 @@ class PixelPatch(nn.Module):
     def _generator(self, purpose: str, step: Step) -> torch.Generator:
         """Not the step's: the host is to draw the same numbers with and without the plug-in, so that runs are paired.
 
-        The batches of one step share what is drawn: places and sizes, not images.
+        With several batches a step, they share what is drawn: places and sizes, not images.
         """
         return torch.Generator().manual_seed(seed_for(self.seed, purpose, step.index))
 
-    def _pairs(self, images: Tensor, generator: torch.Generator) -> list[CropPair]:
-        """Two crops for each of the images."""
-        knobs, size = self.knobs, (images.shape[-2], images.shape[-1])
-        smallest = resized_to(size, knobs.patch_scale[0])
+    def require_room(self, size: tuple[int, int]) -> None:
+        """UserError when the crops do not fit into images of `size` (height, width)."""
+        knobs, smallest = self.knobs, resized_to(size, self.knobs.patch_scale[0])
         if knobs.patch_size[0] > smallest[0] or knobs.patch_size[1] > smallest[1]:
             raise UserError(
                 f"knobs.patch_size: at most {list(smallest)} expected, the size of {knobs.patch_image} images "
                 f"{list(size)} at the lower bound of patch_scale, {knobs.patch_scale[0]}; found "
                 f"{list(knobs.patch_size)}"
             )
-        bounds = (knobs.patch_scale, knobs.patch_overlap)
-        return [draw_pair(size, knobs.patch_size, *bounds, knobs.patch_stride, generator) for _ in images]
 
     def _cells(self, maps: Tensor, pairs: list[CropPair]) -> Tensor:
         """Maps (2B, D, h, w) of all first and then all second crops, upright and at the stride of the comparison."""
@@ -240,7 +244,11 @@ class WithContrast(SelfTraining):
     def further_terms(self, batch: Batch, mixed: Mixed | None, step: Step) -> Generator[Terms, None, None]:
         yield from super().further_terms(batch, mixed, step)
         knobs: Any = self.knobs
-        if self.contrast is None or not step.active("patch") or step.index < knobs.patch_start:
+        if self.contrast is None or not step.active("patch"):
+            return
+        shape = (batch.target.full if knobs.patch_image == "target" else batch.target.image).shape
+        self.contrast.require_room((shape[-2], shape[-1]))  # at once, not when the term starts
+        if step.index < knobs.patch_start:
             return
         if knobs.patch_image == "target":
             images = batch.target.full

@@ -18,7 +18,7 @@ Differences from the paper
 Differences from the released code
 - `lsr` does not go with `assoc_pred`, which there turns it off, too.
 - Logits are resized with their corners aligned, as everywhere here.
-- Lovász-Softmax is that of the whole batch; the release averages each device's own classes.
+- Lovász-Softmax and the associations are those of the whole batch; the release averages over its devices.
 - No consistent pair or no labelled pixel: losses of 0 in the graph; the release has no graph, NaN or an empty tensor.
 - What a target crop shows beyond its image is not associated, aggregated or smoothed.
 """

@@ -10,7 +10,7 @@ arXiv 2211.07609. Two forms, each of which first draws pixels and then contrasts
 
 Both losses are means of -log( exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)) ) over positives j, with s = e·e' / temperature
 and k over negatives: other positives are not in the denominator. Pixels are indices into B*h*w, row by row. What is
-drawn depends on the labels and the CPU generator only, not on the device.
+drawn depends on labels, predictions and the CPU generator, not on the device.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """Strong views of images and of a teacher's labels of them (Alonso et al., ICCV 2021, arXiv 2104.13415, as released).
 
-What happens is drawn for the batch, as released; how colours change, for each image.
+What happens is drawn for the batch, as released; how colours change and how wide a blur is, for each image.
 """
 
 from typing import NamedTuple
