@@ -21,7 +21,7 @@ MEANING = (
     "Coverage of a class = pixels that were given this label / all pixels of the target's training images, of all "
     "classes together = pixels with a label / all pixels.",
     "Precision = right pixels / pixels with this label (where the ground truth is not ignored); recall = right pixels "
-    "/ pixels of this class in the ground truth. Nothing is trained on this ground truth but oracles and rows with labelled target images.",
+    "/ pixels of this class in the ground truth. Only the oracle and rows with labelled target images train on it.",
 )
 
 
