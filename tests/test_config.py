@@ -121,13 +121,13 @@ SOME_LABELS = IN_DANN % "train: {source: {labelled_target: {images: 3, finish: 0
         (UNLABELLED + "task: {source: {dataset: mine}}", "task.source.dataset: .*'mine' has no labels"),
         # Labelled target images.
         (
-            ON_MINE + "evaluate: {monitor: null, report: null}\nrun: [source_only]\n" + SOME_LABELS,
-            "main.train.source.labelled_target: data set 'mine' has no labels",
+            ON_MINE + "evaluate: {monitor: null, report: null}\nrun: [source_only, dann]\n" + SOME_LABELS,
+            "run: recipe 'dann' learns from labels of the target, but data set 'mine' has none",
         ),
         (SOME_LABELS.replace("dann", "oracle"), "labelled_target: oracle sees all labels of its images"),
         (SOME_LABELS.replace("3,", "0,"), "labelled_target.images: .*greater than or equal to 1, found 0"),
         (
-            SOME_LABELS + "task: {target: {size: [64, 64]}}\ntrain: {target: {crop: [64, 64]}}",
+            SOME_LABELS + "run: [dann]\ntask: {target: {size: [64, 64]}}\ntrain: {target: {crop: [64, 64]}}",
             r"train.source.crop: \[96, 96\] is larger than the images; .* 'toytown_target' is resized, \[64, 64\]",
         ),
         # How a recipe is scored.

@@ -18,7 +18,6 @@ from udaseg.config import (
     Pretrain,
     Protocol,
     Recipe,
-    SourceView,
     Stage,
     Train,
     View,
@@ -106,17 +105,24 @@ def _check_methods(params: Params) -> None:
         for index, (stage_name, stage) in enumerate(stages.items()):
             path = f"recipes.{name}.stages.{stage_name}"
             require_known(f"{path}.method", stage.method, params.methods)
-            _check_stage(params, stage, path, list(stages)[:index])
-            spec = METHODS[stage.method].SPEC
-            target = params.task.target.dataset
-            if name in params.run and spec.labelled == "target" and not params.datasets[target].has_labels():
-                raise UserError(
-                    f"run: recipe '{name}' learns from labels of the target, but data set '{target}' has none "
-                    f"(datasets.{target}.labels is null); take '{name}' out of run, or give the data set its labels"
-                )
+            resolved = _check_stage(params, stage, path, list(stages)[:index])
+            if name in params.run:
+                _check_target_labels(params, name, path, METHODS[stage.method].SPEC, resolved)
 
 
-def _check_stage(params: Params, stage: Stage, path: str, earlier: list[str]) -> None:
+def _check_target_labels(params: Params, recipe: str, path: str, spec: "MethodSpec", stage: "ResolvedStage") -> None:
+    """UserError where a recipe that is run learns from labels of the target that are not there, or do not fit."""
+    target, given = params.task.target, stage.labelled_target()
+    if (spec.labelled == "target" or given) and not params.datasets[target.dataset].has_labels():
+        raise UserError(
+            f"run: recipe '{recipe}' learns from labels of the target, but data set '{target.dataset}' has none "
+            f"(datasets.{target.dataset}.labels is null); take '{recipe}' out of run, or give the data set its labels"
+        )
+    if given:  # the crops of the source stream are cut out of target images, too
+        _check_view(f"{path}.train.source", stage.train.source, target)
+
+
+def _check_stage(params: Params, stage: Stage, path: str, earlier: list[str]) -> "ResolvedStage":
     """Hold one stage against its method's SPEC; `earlier` are the recipe's stages before it."""
     from udaseg.methods import METHODS
 
@@ -132,6 +138,7 @@ def _check_stage(params: Params, stage: Stage, path: str, earlier: list[str]) ->
     resolved = resolve_stage(params, stage, path)
     if resolved.labels is not None:
         require_known(f"{path}.labels.of", resolved.labels_of, earlier)
+    return resolved
 
 
 def expanded(params: Params, recipe: Recipe) -> dict[str, Stage]:
@@ -228,15 +235,13 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
     labelled = shown or (params.task.target if spec.labelled == "target" else params.task.source)
     views = f"{path}.train" if stage.train else "train"
     _check_view(f"{views}.source", train.source, labelled)
-    if train.source.labelled_target is not None:
-        if shown is None and spec.labelled == "source":
-            _check_labelled_target(params, f"{views}.source", train.source)
-        elif "labelled_target" in stage.train.get("source", {}):
+    if train.source.labelled_target is not None and (shown is not None or spec.labelled == "target"):
+        if "labelled_target" in stage.train.get("source", {}):
             raise UserError(
                 f"{views}.source.labelled_target: {spec.name} sees all labels of its images; set it to null"
             )
-        else:  # the study's, which does not concern a pretraining or a bound
-            train = train.model_copy(update={"source": train.source.model_copy(update={"labelled_target": None})})
+        # The study's, which does not concern a pretraining or a bound.
+        train = train.model_copy(update={"source": train.source.model_copy(update={"labelled_target": None})})
     if shown is None:
         _check_view(f"{views}.target", train.target, params.task.target)
         _check_quarter(f"{views}.target.crop", train.target.crop, spec.streams(knobs, weights))
@@ -274,17 +279,6 @@ def _check_quarter(path: str, crop: tuple[int, int], views: list[str]) -> None:
             f"{path}: {list(crop)} are not multiples of 4, as they must be where soft labels or strong views are "
             "looked at, which is at a quarter of the resolution"
         )
-
-
-def _check_labelled_target(params: Params, path: str, view: SourceView) -> None:
-    """UserError where labelled target images cannot be had, or do not fit."""
-    target = params.task.target
-    if not params.datasets[target.dataset].has_labels():
-        raise UserError(
-            f"{path}.labelled_target: data set '{target.dataset}' has no labels (datasets.{target.dataset}.labels is "
-            "null); set it to null, or give the data set its labels"
-        )
-    _check_view(path, view, target)
 
 
 def _check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:

@@ -40,8 +40,10 @@ from torch import Tensor, nn
 
 from udaseg.data.streams import Batch, Labelled
 from udaseg.errors import UserError
-from udaseg.methods import daformer
 from udaseg.methods.base import Context, Knobs, MethodSpec, OptimizerFactory, Step, Terms
+from udaseg.methods.daformer import SPEC as HOST
+from udaseg.methods.daformer import Config as HostConfig
+from udaseg.methods.daformer import DAFormer
 from udaseg.methods.host import Mixed, SelfTraining, Share, build_teacher, mixed_images
 from udaseg.nets.base import Outputs
 from udaseg.nets.projection import PatchProjection, PixelProjection, SideClassifier
@@ -283,10 +285,10 @@ def with_contrast(host: MethodSpec, name: str, config: type[Knobs]) -> MethodSpe
     return replace(host, name=name, Config=config, weights=weights, views=views, idle=idle)
 
 
-class Config(daformer.Config, ContrastKnobs):
+class Config(HostConfig, ContrastKnobs):
     pass
 
 
-class PiPa(WithContrast, daformer.DAFormer):
-    SPEC = with_contrast(daformer.SPEC, "pipa", Config)
+class PiPa(WithContrast, DAFormer):
+    SPEC = with_contrast(HOST, "pipa", Config)
     knobs: Config
