@@ -115,7 +115,7 @@ def class_bars(report: Report) -> Figure | None:
             mark = {"marker": marker, "markersize": 4.2, "markerfacecolor": face, "markeredgecolor": "black"}
             style: dict[str, Any] = mark | {"linestyle": "", "markeredgewidth": 0.9}
             handles[report.scored_title(anchor)] = axes.plot(marks, places, **style)[0]
-        axes.set_title(wrapped(report.scored_title(label), 22), fontsize=8.5)
+        axes.set_title(wrapped(report.scored_title(label), 20), fontsize=8.5)
         axes.grid(visible=False, axis="y")
     hide_rest(panels, len(labels))
     panels[0, 0].set_yticks(places, report.classes)
