@@ -41,6 +41,8 @@ wildcard_constraints:
     evaluation=r"[0-9a-f]+",
     labels=r"[0-9a-f]+",
     quality=r"[0-9a-f]+",
+    pair=r"[^/]+",
+    translation=r"[0-9a-f]+",
 
 
 rule all:
@@ -53,6 +55,7 @@ rule all:
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/label.smk"
+include: "workflow/rules/translate.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

@@ -10,7 +10,7 @@ from project import ROOT, tiny, write_study
 from udaseg import __version__
 from udaseg.cli import main
 
-VERBS = ("plan", "download", "prepare", "train", "label", "quality", "evaluate", "report", "track", "predict", "gc")
+VERBS = ("plan", "download", "prepare", "train", "label", "quality", "translate", "evaluate", "report", "track", "predict", "gc")
 
 
 def udaseg(*arguments: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":

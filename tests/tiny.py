@@ -83,7 +83,11 @@ def stepper(spec: TrainSpec, seed: int | None = None) -> Stepper:
         classes=spec.classes,
         network=spec.network,
         seed=spec.seed if seed is None else seed,
-        artifacts={"prototypes": prototypes, "counts": torch.ones(len(spec.classes))},
+        artifacts={
+            "prototypes": prototypes,
+            "counts": torch.ones(len(spec.classes)),
+            "prior": torch.full((len(spec.classes),), 1 / len(spec.classes)),
+        },
     )
     made = Stepper(spec, method(context), CPU)
     made.method.train()

@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", "Train one stage of one recipe with one seed; resumes by itself."),
         ("label", "Label the target's training images by a finished run."),
         ("quality", "Hold such labels against the ground truth, where there is one."),
+        ("translate", "Show what a translator makes of some source images."),
         ("evaluate", "Score a finished run."),
         ("report", "Write the tables, figures and page of a study from its run folders."),
         ("track", "Send the finished runs of a study to MLflow."),

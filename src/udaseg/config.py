@@ -223,6 +223,7 @@ class Protocol(Model):
     window: Sliding | None  # null: the whole image at once
     flip: bool  # average the probabilities with those of the mirrored image
     scales: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    fusion: Literal["mean", "max"]  # of several scales or a flip: the mean of probabilities | the highest logits (DiGA)
     # PLCA's test-time aggregation: the share of the aggregate over the image in a feature or prediction (its published
     # figures 0.5). null: none. Metrics say it in their names.
     aggregate: Annotated[float, Field(gt=0, le=1)] | None
@@ -238,17 +239,21 @@ class Evaluate(Model):
 class Labels(Model):
     """How a stage's pseudo-labels come out of an earlier stage: one pass over the target's training images."""
 
-    rule: Literal["threshold", "class_balanced", "entropy", "soft"]
+    rule: Literal["threshold", "class_balanced", "entropy", "soft", "argmax"]
     # threshold: the class where its probability exceeds `threshold` (ProDA's distillation)
     # class_balanced: the `portion` of each class's pixels that is the most confident (CBST)
     # entropy: soft labels of that portion, sharpened (CRST's LRENT); soft: all probabilities, and prototypes (ProDA)
-    protocol: Protocol  # of the predictions; with several scales or a flip, probabilities are averaged
+    # argmax: the most probable class of every pixel, and prototypes (DiGA)
+    protocol: Protocol  # of the predictions
     threshold: Share  # ProDA 0.95
     portion: Share
     every: Positive  # one in so many of an image's pixels of a class counts for the threshold (CRST 4)
     mine_below: Share  # a class with less than this share of the predicted pixels is mined for (CRST 0.001)
     sharpness: Annotated[float, Field(gt=0)]  # LRENT's weight alpha (CRST 0.25)
-    min_pixels: Positive  # of a class in an image for them to count for its prototype (ProDA 10)
+    min_pixels: Positive  # of a class in an image for them to count for its prototype (ProDA and CPSL 10, DiGA 5)
+    # Images whose features prototypes are means of: the target's by predicted class (ProDA, CPSL; DiGA as released), or
+    # the source's where the prediction is right (DiGA's paper, whose images are augmented and mixed; these are plain).
+    prototypes: Literal["target", "source"]
 
     @model_validator(mode="after")
     def _nothing_is_aggregated(self) -> "Labels":

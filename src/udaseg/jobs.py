@@ -82,7 +82,7 @@ def unplanned(plans: list[Plan], root: Path) -> Iterator[Path]:
     What lies in a folder that is not planned goes with it and is not listed.
     """
     planned = {root / job.folder for plan in plans for job in plan.jobs.values()}
-    found = [*root.glob("data/sets/*"), *root.glob("results/*/*/*")]
+    found = [*root.glob("data/sets/*"), *root.glob("results/*/*/*"), *root.glob("results/*/translation-*")]
     for pattern in ("evaluate-*", "label-*", "label-*/quality-*"):
         found += [folder for folder in root.glob(f"results/*/*/*/{pattern}") if folder.parent in planned]
     for folder in sorted(found):

@@ -105,7 +105,7 @@ def _check_methods(params: Params) -> None:
         for index, (stage_name, stage) in enumerate(stages.items()):
             path = f"recipes.{name}.stages.{stage_name}"
             require_known(f"{path}.method", stage.method, params.methods)
-            resolved = _check_stage(params, stage, path, list(stages)[:index])
+            resolved = _check_stage(params, stage, path, dict(list(stages.items())[:index]))
             if name in params.run:
                 _check_target_labels(params, name, path, METHODS[stage.method].SPEC, resolved)
 
@@ -122,22 +122,31 @@ def _check_target_labels(params: Params, recipe: str, path: str, spec: "MethodSp
         _check_view(f"{path}.train.source", stage.train.source, target)
 
 
-def _check_stage(params: Params, stage: Stage, path: str, earlier: list[str]) -> "ResolvedStage":
+def _check_stage(params: Params, stage: Stage, path: str, earlier: Mapping[str, Stage]) -> "ResolvedStage":
     """Hold one stage against its method's SPEC; `earlier` are the recipe's stages before it."""
     from udaseg.methods import METHODS
 
     spec = METHODS[stage.method].SPEC
     for term in stage.weights:
         require_known(f"{path}.weights", term, spec.weights)
+    resolved = resolve_stage(params, stage, path)
+    roles = spec.initial_roles(spec.Config.model_validate(resolved.knobs))
     for role, start in stage.init.items():
-        require_known(f"{path}.init", role, spec.roles)
+        require_known(f"{path}.init", role, roles)
         if not start.startswith("file:"):
             require_known(f"{path}.init.{role}", start, ["scratch", "pretrain", "file:PATH", *earlier])
-    if missing := [role for role in spec.roles if role not in stage.init]:
-        raise UserError(f"{path}.init: nothing for {missing}; {stage.method} starts from {list(spec.roles)}")
-    resolved = resolve_stage(params, stage, path)
+        if start in earlier:
+            found, wanted = METHODS[earlier[start].method].SPEC.predicts, "images" if role == TRANSLATOR else "labels"
+            if found != wanted:
+                raise UserError(
+                    f"{path}.init.{role}: the network of '{start}' ({earlier[start].method}) predicts {found}; name a "
+                    f"stage whose network predicts {wanted}"
+                )
+    if missing := [role for role in roles if role not in stage.init]:
+        raise UserError(f"{path}.init: nothing for {missing}; {stage.method} starts from {list(roles)}")
     if resolved.labels is not None:
-        require_known(f"{path}.labels.of", resolved.labels_of, earlier)
+        named = [name for name, other in earlier.items() if METHODS[other.method].SPEC.predicts == "labels"]
+        require_known(f"{path}.labels.of", resolved.labels_of, named)
     return resolved
 
 
@@ -257,12 +266,14 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
     )
 
 
+TRANSLATOR = "translator"  # the role of a network that predicts images
 # What the folder of a label job holds, by its rule: views of the target, and tensors for the method.
 PROVIDES = {
     "threshold": ("target.pseudo",),
     "class_balanced": ("target.pseudo",),
     "entropy": ("target.soft",),
-    "soft": ("target.soft", "prototypes", "counts"),
+    "soft": ("target.soft", "prototypes", "counts", "prior"),
+    "argmax": ("target.pseudo", "prototypes", "counts", "prior"),
 }
 
 

@@ -79,6 +79,7 @@ class LabelSpec(Model):
     folder: PathText  # <run>/label-<hash>
     run: PathText
     set: PathText
+    source: PathText | None  # prepared set whose images the prototypes are of; None: they are of the target's
     classes: list[str]
     network: Network
     threads: Positive
@@ -94,6 +95,22 @@ class QualitySpec(Model):
     labels: PathText
     set: PathText
     classes: list[str]
+    code: str
+
+
+class TranslateSpec(Model):
+    """Show what a translator makes of some source images. Nothing that trains reads the result."""
+
+    kind: Literal["translate"]
+    folder: PathText  # results/<source>-<target>/translation-<hash>
+    translator: str
+    knobs: dict[str, Any]  # of the translator
+    run: PathText | None  # that trained it; None: it is not trained
+    source: PathText
+    target: PathText
+    pictures: Positive
+    threads: Positive
+    seed: int
     code: str
 
 
@@ -127,6 +144,11 @@ class ReportRun(Model):
     overrides: str
 
 
+class ReportTranslation(Model):
+    translator: str
+    folder: PathText  # of its pictures
+
+
 class ReportSpec(Model):
     """Collect the finished runs of a study into tables, figures and a page."""
 
@@ -139,11 +161,12 @@ class ReportSpec(Model):
     oracle: str
     recipes: list[str]
     runs: list[ReportRun]
+    translations: list[ReportTranslation]  # of the first seed
     data: dict[str, PathText]
     code: str
 
 
-Spec = DownloadSpec | PrepareSpec | TrainSpec | LabelSpec | QualitySpec | EvaluateSpec | ReportSpec
+Spec = DownloadSpec | PrepareSpec | TrainSpec | LabelSpec | QualitySpec | TranslateSpec | EvaluateSpec | ReportSpec
 NOT_HASHED = {"folder", "output", "mirror"}
 
 

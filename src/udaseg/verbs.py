@@ -18,6 +18,7 @@ from udaseg.specs import (
     QualitySpec,
     ReportSpec,
     TrainSpec,
+    TranslateSpec,
     digest,
     read_spec,
 )
@@ -73,8 +74,8 @@ def prepare(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train one run, or go on with it; a finished one is left as it is."""
     spec = read_spec(TrainSpec, options.spec)
+    from udaseg.drafts import training_code
     from udaseg.methods import METHODS
-    from udaseg.plan import training_code
 
     def work(state: Path, device: Any) -> None:
         from udaseg.engine.environment import describe
@@ -90,7 +91,7 @@ def train(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Score one run; a finished evaluation is left as it is."""
-    from udaseg.plan import evaluation_code
+    from udaseg.drafts import evaluation_code
 
     spec = read_spec(EvaluateSpec, options.spec)
 
@@ -105,7 +106,7 @@ def evaluate(options: Namespace) -> None:
 
 def label(options: Namespace) -> None:
     """Label a target's training images by one run; finished labels are left as they are."""
-    from udaseg.plan import label_code
+    from udaseg.drafts import label_code
 
     spec = read_spec(LabelSpec, options.spec)
 
@@ -120,7 +121,7 @@ def label(options: Namespace) -> None:
 
 def quality(options: Namespace) -> None:
     """Hold pseudo-labels against the truth; what is finished is left as it is."""
-    from udaseg.plan import quality_code
+    from udaseg.drafts import quality_code
 
     spec = read_spec(QualitySpec, options.spec)
 
@@ -133,6 +134,21 @@ def quality(options: Namespace) -> None:
     _job(spec, quality_code(), work, on_device=False)
 
 
+def translate(options: Namespace) -> None:
+    """Write what a translator makes of some source images; what is finished is left as it is."""
+    from udaseg.drafts import translation_code
+
+    spec = read_spec(TranslateSpec, options.spec)
+
+    def work(state: Path, device: Any) -> None:
+        from udaseg.offline.translate import translate as show
+
+        _empty(state / "build")
+        show(spec, state / "build", device)
+
+    _job(spec, translation_code(), work)
+
+
 def _empty(build: Path) -> None:
     """A job that begins anew must not publish what a killed one left, which may have seen other data."""
     shutil.rmtree(build, ignore_errors=True)
@@ -140,7 +156,7 @@ def _empty(build: Path) -> None:
 
 
 def _job(
-    spec: TrainSpec | EvaluateSpec | LabelSpec | QualitySpec,
+    spec: TrainSpec | EvaluateSpec | LabelSpec | QualitySpec | TranslateSpec,
     code: str,
     work: Callable[[Path, Any], None],
     on_device: bool = True,

@@ -82,8 +82,8 @@ def test_the_protocol_the_data_and_the_classes_stand_beside_the_numbers(build, t
     assert metrics["classes"] == list(NAMES)
     assert metrics["data"] == read_json(target / "set.json")["fingerprint"]
     assert metrics["protocol"] == {
-        "window": None, "flip": False, "scales": [1.0], "aggregate": None, "dataset": "objects", "split": "test",
-        "input": [32, 48], "images": 3,
+        "window": None, "flip": False, "scales": [1.0], "fusion": "mean", "aggregate": None,
+        "dataset": "objects", "split": "test", "input": [32, 48], "images": 3,
         "resize": "logits to the label's native size, bilinear, align_corners=True, then argmax",
     }  # fmt: skip
 
@@ -106,7 +106,13 @@ def test_the_same_again_gives_the_same_bytes(build, run, target, tmp_path):
 
 
 def test_another_protocol_is_another_result_and_is_noted(build, run, target, tmp_path):
-    protocol = {"window": {"size": [32, 32], "stride": [16, 16]}, "flip": True, "scales": [1.0, 1.5], "aggregate": None}
+    protocol = {
+        "window": {"size": [32, 32], "stride": [16, 16]},
+        "flip": True,
+        "scales": [1.0, 1.5],
+        "fusion": "mean",
+        "aggregate": None,
+    }
     metrics = evaluated(evaluate_spec(run, target, protocol=protocol), tmp_path / "build")
     assert protocol.items() <= metrics["protocol"].items()
     assert metrics["scores"]["last"]["confusion"] != read_json(build / "metrics.json")["scores"]["last"]["confusion"]
@@ -189,9 +195,8 @@ def test_the_mode_is_restored_also_after_a_failure(training, target):
 def test_the_mode_is_restored_when_nobody_takes_the_rest(run, target):
     net = load_predictor(objects_spec(target, target).network, 11, run / "model.safetensors", CPU).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    found = predictions(
-        net, PreparedSet(target), "test", Protocol(window=None, flip=True, scales=[1.0], aggregate=None), CPU
-    )
+    protocol = Protocol(window=None, flip=True, scales=[1.0], fusion="mean", aggregate=None)
+    found = predictions(net, PreparedSet(target), "test", protocol, CPU)
     next(found)
     found.close()
     assert net.training

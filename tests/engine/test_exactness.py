@@ -13,8 +13,8 @@ import torch
 from tiny import CPU, objects_spec, prepare_objects
 
 import udaseg
+from udaseg.drafts import training_code
 from udaseg.engine.environment import describe, make_exact
-from udaseg.plan import training_code
 from udaseg.runs import is_whole, read_json, sha256, write_yaml
 
 RESULT = ("model.safetensors", "state.safetensors", "best.safetensors", "history.jsonl", "result.json", "spec.yaml")

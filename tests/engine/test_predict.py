@@ -42,7 +42,7 @@ def image(height=40, width=56):
 
 def protocol(window=None, flip=False, scales=(1.0,)):
     sliding = Sliding(size=window[0], stride=window[1]) if window else None
-    return Protocol(window=sliding, flip=flip, scales=list(scales), aggregate=None)
+    return Protocol(window=sliding, flip=flip, scales=list(scales), fusion="mean", aggregate=None)
 
 
 def test_plain_scores_are_logits_at_the_size_asked_for():

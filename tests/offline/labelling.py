@@ -21,11 +21,12 @@ from udaseg.validation import validate
 SIZE = (30, 46)
 QUARTER = (7, 11)
 OBJECTS = {"kind": "objects", "world": 2, "size": [48, 72], "counts": {"train": 3, "val": 1}}
+PROTOCOL = {"window": None, "flip": False, "scales": [1.0], "fusion": "mean", "aggregate": None}
 RULE: dict[str, Any] = {
-    "rule": "threshold", "protocol": {"window": None, "flip": False, "scales": [1.0], "aggregate": None},
-    "threshold": 0.5, "portion": 0.3, "every": 4, "mine_below": 0.05, "sharpness": 0.25, "min_pixels": 5,
+    "rule": "threshold", "protocol": PROTOCOL, "threshold": 0.5, "portion": 0.3, "every": 4, "mine_below": 0.05,
+    "sharpness": 0.25, "min_pixels": 5, "prototypes": "target",
 }  # fmt: skip
-AVERAGED = {"window": None, "flip": True, "scales": [1.0, 1.5], "aggregate": None}
+AVERAGED = PROTOCOL | {"flip": True, "scales": [1.0, 1.5]}
 
 
 def network() -> Network:
@@ -56,11 +57,12 @@ def net_of(run: Path) -> SegmentationNet:
     return load_predictor(network(), len(NAMES), run / "model.safetensors", CPU)
 
 
-def label_spec(run: Path, target: Path, folder: str = "", **changes: Any) -> LabelSpec:
+def label_spec(run: Path, target: Path, folder: str = "", source: Path | None = None, **changes: Any) -> LabelSpec:
     """The spec of a label job; the changes are those of the rule."""
     content = {
         "kind": "label", "folder": folder or f"{run}/label-0", "run": str(run), "set": str(target),
-        "classes": list(NAMES), "network": network().model_dump(), "threads": 1, "labels": RULE | changes, "code": "0",
+        "source": None if source is None else str(source), "classes": list(NAMES),
+        "network": network().model_dump(), "threads": 1, "labels": RULE | changes, "code": "0",
     }  # fmt: skip
     return validate(LabelSpec, content)
 

@@ -18,11 +18,11 @@ from udaseg.data.objects import NAMES
 from udaseg.data.prepared import PreparedSet
 from udaseg.data.pseudo import PseudoLabels
 from udaseg.devices import Device
+from udaseg.drafts import label_code
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.engine.predict import to_tensor
 from udaseg.errors import UserError
 from udaseg.offline.label import _probabilities, label
-from udaseg.plan import label_code
 from udaseg.runs import is_whole, read_json, write_json, write_yaml
 
 C = len(NAMES)

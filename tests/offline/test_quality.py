@@ -13,9 +13,9 @@ from udaseg.data.images import read_ids, write_png
 from udaseg.data.objects import NAMES
 from udaseg.data.prepared import PreparedSet
 from udaseg.data.pseudo import PseudoLabels
+from udaseg.drafts import quality_code
 from udaseg.errors import UserError
 from udaseg.offline.quality import quality
-from udaseg.plan import quality_code
 from udaseg.runs import is_whole, read_json, write_json, write_yaml
 
 RULES = ("threshold", "class_balanced", "entropy", "soft")

@@ -12,8 +12,9 @@ from udaseg.data.images import read_ids
 from udaseg.errors import UserError
 from udaseg.runs import read_json
 
-HARD = ("threshold", "class_balanced")  # rules whose labels are train ids at the training input's size
+HARD = ("threshold", "class_balanced", "argmax")  # rules whose labels are train ids at the training input's size
 SOFT = ("entropy", "soft")  # rules whose labels are 8-bit probabilities at a quarter of that size
+WITH_PROTOTYPES = ("argmax", "soft")  # rules that leave prototypes beside the labels
 
 
 class PseudoLabels:
@@ -52,12 +53,15 @@ class PseudoLabels:
         return self._tensors(self.folder / "soft" / f"{name}.safetensors")["soft"]
 
     def artifacts(self) -> dict[str, Tensor]:
-        """What else the pass left: of the rule soft "prototypes" (C, D) and "counts" (C,), float32; of others nothing.
+        """What else the pass left, float32; nothing unless the rule is among `WITH_PROTOTYPES`.
+
+        "prototypes" (C, D); "counts" (C,), the images that each was made of; "prior" (C,), the classes' shares of the
+        predicted pixels.
 
         Raises:
             UserError: the rule leaves some, but they are not there.
         """
-        return self._tensors(self.folder / "artifacts.safetensors") if self.rule == "soft" else {}
+        return self._tensors(self.folder / "artifacts.safetensors") if self.rule in WITH_PROTOTYPES else {}
 
     def _require_rule(self, rules: tuple[str, ...], what: str) -> None:
         if self.rule not in rules:
@@ -86,3 +90,9 @@ def hardened(soft: Tensor) -> np.ndarray:
 def class_counts(labels: np.ndarray, classes: int) -> np.ndarray:
     """(C,) int64 pixels of each class in integer train ids of any shape; 255 is none of them."""
     return np.bincount(labels.ravel(), minlength=classes)[:classes]
+
+
+def quartered(label: np.ndarray) -> np.ndarray:
+    """(H // 4, W // 4) of train ids (H, W): the pixels nearest to the cells of a soft label, whose corners align."""
+    rows, columns = (np.rint(np.linspace(0, length - 1, length // 4)).astype(int) for length in label.shape)
+    return label[np.ix_(rows, columns)]

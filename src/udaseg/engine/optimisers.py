@@ -88,9 +88,9 @@ class Optimisers:
         """Optimiser of what a method has beside its network (projections, selectors): at the rate of the heads."""
         return self._made([self._as_head(list(module.parameters()))])
 
-    def adam(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
-        """Adam with betas (0.9, 0.99), as the papers train discriminators."""
-        return torch.optim.Adam(module.parameters(), lr=lr, betas=(0.9, 0.99))
+    def adam(self, module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.Optimizer:
+        """Adam, by default with the betas with which the papers train discriminators."""
+        return torch.optim.Adam(module.parameters(), lr=lr, betas=betas)
 
     def _as_head(self, parameters: list[nn.Parameter]) -> dict[str, Any]:
         return {"params": parameters, "lr": self.settings.lr * self.settings.head_lr_factor}

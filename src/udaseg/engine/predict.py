@@ -16,7 +16,7 @@ from udaseg.nets.base import SegmentationNet
 from udaseg.nets.build import build_network
 from udaseg.ops.losses import resize
 
-PLAIN = Protocol(window=None, flip=False, scales=[1.0], aggregate=None)
+PLAIN = Protocol(window=None, flip=False, scales=[1.0], fusion="mean", aggregate=None)
 
 
 def load_predictor(network: Network, classes: int, path: Path, device: torch.device) -> SegmentationNet:
@@ -38,7 +38,7 @@ def predict_scores(net: nn.Module, image: Tensor, size: tuple[int, int], protoco
     """Scores (B, C, *size) of an image (B, 3, H, W) at the network's input size.
 
     Logits are resized to `size` before anything else; with one pass they are the scores themselves, with several
-    (scales, flip) the scores are the mean of the passes' probabilities.
+    (scales, flip) the scores are the mean of the passes' probabilities, or the highest logits where `fusion` is "max".
     """
     passes = [
         (scale, mirrored) for scale in protocol.scales for mirrored in ([False, True] if protocol.flip else [False])
@@ -49,8 +49,11 @@ def predict_scores(net: nn.Module, image: Tensor, size: tuple[int, int], protoco
         view = image if scale == 1 else functional.interpolate(image, shape, mode="bilinear", antialias=True)
         logits = _logits(net, view.flip(-1) if mirrored else view, protocol)
         logits = resize(logits.flip(-1) if mirrored else logits, size)
-        scores = logits if len(passes) == 1 else logits.softmax(1) / len(passes)
-        total = scores if total is None else total + scores
+        if protocol.fusion == "max":
+            total = logits if total is None else torch.maximum(total, logits)
+        else:
+            scores = logits if len(passes) == 1 else logits.softmax(1) / len(passes)
+            total = scores if total is None else total + scores
     assert total is not None
     return total
 

@@ -45,7 +45,17 @@ class MethodSpec:
     """(knobs, active weights) -> names of the tensors that it needs from the job that made its pseudo-labels."""
     always: tuple[str, ...] = ("seg",)  # terms that cannot be turned off: without them nothing is learnt
     labelled: Literal["source", "target"] = "source"  # the domain whose labels the source stream carries
-    roles: tuple[str, ...] = ("student",)  # networks with initial weights of their own
+    roles: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ("student",)
+    """Networks with initial weights of their own; or a function from the knobs to them."""
+    predicts: Literal["labels", "images"] = "labels"  # images: a translator, which is not scored
+    translates: Callable[[Any], bool] = lambda knobs: False
+    """(knobs) -> whether it trains on images of the translator that the knob `translator` names."""
+    qualifier: Callable[[Any], str] = lambda knobs: ""
+    """(knobs) -> what every report must add to a recipe's title, because without it the name says too much."""
+
+    def initial_roles(self, knobs: Any) -> tuple[str, ...]:
+        """Names of the networks that start from weights of their own with these knobs."""
+        return self.roles(knobs) if callable(self.roles) else self.roles
 
     def existing(self, knobs: Any) -> list[str]:
         """Names of the terms that exist with these knobs, in the order of `weights`."""
@@ -81,8 +91,8 @@ class OptimizerFactory(Protocol):
     def module(self, module: nn.Module) -> torch.optim.Optimizer:
         """Optimiser of what a method has beside its network (projections, selectors): at the rate of the heads."""
 
-    def adam(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
-        """Adam with betas (0.9, 0.99), as the papers train discriminators."""
+    def adam(self, module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.Optimizer:
+        """Adam, by default with the betas with which the papers train discriminators."""
 
 
 @dataclass
@@ -161,7 +171,7 @@ class Method(nn.Module):
         """Named optimisers over disjoint parameters."""
         return {"network": optim.network(self.net)}
 
-    def predictor(self) -> SegmentationNet:
+    def predictor(self) -> nn.Module:
         """The network that is evaluated and that later stages start from."""
         return self.net
 

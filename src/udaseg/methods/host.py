@@ -1,11 +1,12 @@
 """What self-training methods share: teacher, pseudo-labels, ClassMix, masked consistency, and the step made of them.
 
-It is the base of DACS (WACV 2021), DAFormer (CVPR 2022) and MIC (CVPR 2023), and the host of what is plugged into them:
-a plug-in adds its terms in the two places that `SelfTraining` leaves open. All random numbers come from the step's
-generator, but for dropout and the strength of the augmentation of each image, which are drawn from the global one.
+It is the base of DACS (WACV 2021), DAFormer (CVPR 2022) and MIC (CVPR 2023), and the host of what is plugged into them,
+in the three places that `SelfTraining` leaves open: two for terms, one for the teacher's judgement. All random numbers
+come from the step's generator, but for dropout and the strength of the augmentation of each image, which are drawn from
+the global one.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -55,6 +56,14 @@ class Mixed(NamedTuple):
     weight: Tensor  # (B, H, W), of each pixel in the loss: 1 where source was pasted
 
 
+Judge = Callable[[Outputs], Tensor]
+
+
+def plain_logits(outputs: Outputs) -> Tensor:
+    """The logits (B, C, h, w) of a network's outputs, as they are."""
+    return outputs.logits
+
+
 def build_teacher(net: SegmentationNet, knobs: HostKnobs) -> EmaTeacher:
     """A teacher equal to the network."""
     if knobs.teacher_norm == "student":
@@ -74,9 +83,14 @@ def pseudo_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     return weighted_cross_entropy(resize(logits, labels.shape[-2:]), labels, weight)
 
 
-def pseudo_labels(teacher: EmaTeacher, target: Target, knobs: HostKnobs, step: Step) -> WeightedLabels:
-    """The teacher's labels of the target images, without a graph; logs the share of confident pixels."""
-    logits = resize(teacher(target.image).logits.float(), target.image.shape[-2:])
+def pseudo_labels(
+    teacher: EmaTeacher, target: Target, knobs: HostKnobs, step: Step, judged: Judge = plain_logits
+) -> WeightedLabels:
+    """Labels of the target images by what `judged` makes of the teacher's outputs, without a graph.
+
+    Logs the share of confident pixels.
+    """
+    logits = resize(judged(teacher(target.image)).float(), target.image.shape[-2:])
     valid = target.valid if target.valid.numel() else None
     found = confidence_weighted(logits, knobs.threshold, knobs.ignore_top, knobs.ignore_bottom, valid)
     step.log("confident", found.quality)
@@ -122,7 +136,12 @@ def masked_images(net: SegmentationNet, images: Tensor, knobs: HostKnobs, step: 
 
 
 def target_terms(
-    net: SegmentationNet, teacher: EmaTeacher, batch: Batch, knobs: HostKnobs, step: Step
+    net: SegmentationNet,
+    teacher: EmaTeacher,
+    batch: Batch,
+    knobs: HostKnobs,
+    step: Step,
+    judged: Judge = plain_logits,
 ) -> Generator[Terms, None, Mixed | None]:
     """The terms "mix" and "masked", as far as they are active, on the same pseudo-labels; a group for each.
 
@@ -130,7 +149,7 @@ def target_terms(
     """
     mixed = None
     if step.active("mix") or step.active("masked"):
-        pseudo = pseudo_labels(teacher, batch.target, knobs, step)
+        pseudo = pseudo_labels(teacher, batch.target, knobs, step, judged)
         if step.active("mix"):
             mixed = mixed_batch(batch, pseudo, knobs, step)
             yield {"mix": pseudo_loss(net(mixed.image).logits, mixed.labels, mixed.weight)}
@@ -143,7 +162,7 @@ def target_terms(
 class SelfTraining(Method):
     """The loss on source images, then that on mixed and on masked target images with the teacher's labels.
 
-    DACS is this. A method that stands on it overrides `source_terms` and `further_terms`.
+    DACS is this. A method that stands on it overrides `source_terms`, `teacher_logits` and `further_terms`.
     """
 
     knobs: HostKnobs
@@ -163,12 +182,16 @@ class SelfTraining(Method):
         del source  # frees the source graph before the next one is built
         mixed = None
         if self.teacher is not None:
-            mixed = yield from target_terms(self.net, self.teacher, batch, self.knobs, step)
+            mixed = yield from target_terms(self.net, self.teacher, batch, self.knobs, step, self.teacher_logits)
         yield from self.further_terms(batch, mixed, step)
 
     def source_terms(self, source: Outputs, labelled: Labelled, step: Step) -> Terms:
         """What is added to the group of "seg", from the network's outputs for the source images. Nothing here."""
         return {}
+
+    def teacher_logits(self, outputs: Outputs) -> Tensor:
+        """Logits (B, C, h, w) whose softmax the pseudo-labels are, from the teacher's outputs. Its own here."""
+        return outputs.logits
 
     def further_terms(self, batch: Batch, mixed: Mixed | None, step: Step) -> Generator[Terms, None, None]:
         """Groups after the host's; `mixed` is what "mix" was computed on, None without that term. Nothing here."""

@@ -1,7 +1,8 @@
 """Labelling a target's training images by a finished run: what a later stage learns from.
 
-Four rules: the class whose probability is high enough (`threshold`: ProDA's distillation), the most confident share of
-each class (`class_balanced`: CBST; as soft labels `entropy`: CRST), all probabilities, and prototypes (`soft`: ProDA).
+Five rules: the class whose probability is high enough (`threshold`: ProDA's distillation), the most confident share of
+each class (`class_balanced`: CBST; as soft labels `entropy`: CRST), all probabilities (`soft`: ProDA and CPSL) or the
+most probable class (`argmax`: DiGA), these two with prototypes.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from udaseg.config import Labels, Protocol
 from udaseg.data.classes import IGNORE
 from udaseg.data.images import write_png
 from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import SOFT, class_counts, hardened
+from udaseg.data.pseudo import SOFT, WITH_PROTOTYPES, class_counts, hardened, quartered
 from udaseg.engine.checkpoint import save_tensors
 from udaseg.engine.environment import make_exact
 from udaseg.engine.predict import load_predictor, predict_scores, to_tensor
@@ -30,7 +31,7 @@ from udaseg.specs import LabelSpec
 
 
 def label(spec: LabelSpec, build: Path, device: torch.device) -> None:
-    """Write labels/*.png or soft/*.safetensors, labels.json and, of the rule soft, artifacts.safetensors into `build`.
+    """Write labels/*.png or soft/*.safetensors, labels.json and, with prototypes, artifacts.safetensors into `build`.
 
     The network is the run's last one. What is counted in labels.json is counted at the labels' own resolution.
 
@@ -38,10 +39,7 @@ def label(spec: LabelSpec, build: Path, device: torch.device) -> None:
         UserError: the run is not finished, saw other data than lie there now, or has other classes than the set.
     """
     make_exact(spec.threads, device)
-    run, prepared = Path(spec.run), PreparedSet(Path(spec.set))
-    require_finished(run, [prepared])
-    if list(prepared.classes) != spec.classes:
-        raise UserError(f"{prepared.folder}: has the classes {list(prepared.classes)}, the run's spec {spec.classes}")
+    run, prepared = Path(spec.run), _opened(Path(spec.set), spec)
     net = load_predictor(spec.network, len(spec.classes), run / "model.safetensors", device)
     rule = spec.labels.rule
     thresholds = _class_thresholds(spec, net, prepared, device) if rule in ("class_balanced", "entropy") else None
@@ -59,10 +57,20 @@ def label(spec: LabelSpec, build: Path, device: torch.device) -> None:
             write_png(build / "labels" / f"{name}.png", found)
         predicted += class_counts(probs.argmax(1).cpu().numpy(), len(spec.classes))
         selected += class_counts(found, len(spec.classes))
-    if rule == "soft":
-        tensors = _prototypes(net, prepared, quarter, spec.labels.min_pixels, device)
+    if rule in WITH_PROTOTYPES:
+        shown = prepared if spec.source is None else _opened(Path(spec.source), spec)
+        tensors = _prototypes(net, shown, spec.labels, device)
+        tensors["prior"] = torch.from_numpy(predicted / max(1, predicted.sum())).float()
         save_tensors(build / "artifacts.safetensors", tensors)
     _describe(spec, prepared, thresholds, predicted, selected, build)
+
+
+def _opened(folder: Path, spec: LabelSpec) -> PreparedSet:
+    prepared = PreparedSet(folder)
+    require_finished(Path(spec.run), [prepared])
+    if list(prepared.classes) != spec.classes:
+        raise UserError(f"{prepared.folder}: has the classes {list(prepared.classes)}, the run's spec {spec.classes}")
+    return prepared
 
 
 def _class_thresholds(spec: LabelSpec, net: SegmentationNet, prepared: PreparedSet, device: torch.device) -> Tensor:
@@ -83,7 +91,8 @@ def _probabilities(
     net: SegmentationNet, prepared: PreparedSet, protocol: Protocol, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and class probabilities (1, C, H, W) at the training input's size of each training image."""
-    averaged = protocol.flip or len(protocol.scales) > 1  # scores are probabilities then, otherwise logits
+    # Scores are probabilities then, otherwise logits.
+    averaged = protocol.fusion == "mean" and (protocol.flip or len(protocol.scales) > 1)
     for name, image in _images(prepared, device):
         scores = predict_scores(net, image, prepared.size, protocol)
         yield name, scores if averaged else scores.softmax(1)
@@ -99,7 +108,8 @@ def _hard_label(probs: Tensor, labels: Labels, thresholds: Tensor | None) -> np.
     """(H, W) uint8 train ids, 255 where there is none, of probabilities (1, C, H, W)."""
     if thresholds is None:
         highest, found = probs.max(1)
-        found = torch.where(highest > labels.threshold, found, IGNORE)
+        if labels.rule == "threshold":
+            found = torch.where(highest > labels.threshold, found, IGNORE)
     else:
         found = class_balanced_labels(probs, thresholds)
     return found[0].to(torch.uint8).cpu().numpy()
@@ -118,20 +128,26 @@ def _soft_label(probs: Tensor, labels: Labels, thresholds: Tensor | None) -> Ten
 
 
 @torch.no_grad()
-def _prototypes(
-    net: SegmentationNet, prepared: PreparedSet, size: tuple[int, int], min_pixels: int, device: torch.device
-) -> dict[str, Tensor]:
+def _prototypes(net: SegmentationNet, prepared: PreparedSet, labels: Labels, device: torch.device) -> dict[str, Tensor]:
     """ProDA's initial prototypes (C, D) and the number of images that show each class (C,), float32.
 
-    From one pass over the whole images as they are, by the network's own prediction at `size`.
+    From one pass over the whole images as they are, by the network's own prediction at a quarter of their size; of
+    source images only where that is the label.
     """
+    size = (prepared.size[0] // 4, prepared.size[1] // 4)
     # One epoch. The released four see the same images, not augmented, four times, which is the same mean, but for the
     # cap of 3000 image means: from there on what comes later counts as a moving mean of 1/3001, here as there.
     prototypes = torch.zeros(len(prepared.classes), net.feature_channels["embedding"], device=device)
     counts = torch.zeros(len(prepared.classes), device=device)
-    for _, image in _images(prepared, device):
+    for name, image in _images(prepared, device):
         outputs = net(image)
-        means = class_means(resize(outputs.features["embedding"], size), resize(outputs.logits, size), min_pixels)
+        features, logits = resize(outputs.features["embedding"], size), resize(outputs.logits, size)
+        if labels.prototypes == "source":
+            label = torch.from_numpy(quartered(prepared.label("train", name))).to(device)
+            right = logits.argmax(1)[0] == label
+            # As one row of pixels: those that are not right are not there.
+            features, logits = features[:, :, None, right], logits[:, :, None, right]
+        means = class_means(features, logits, labels.min_pixels)
         prototypes, counts = cumulative_update(prototypes, counts, means)
     return {"prototypes": prototypes, "counts": counts}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from udaseg.data.classes import IGNORE
 from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import HARD, PseudoLabels, class_counts, hardened
+from udaseg.data.pseudo import HARD, PseudoLabels, class_counts, hardened, quartered
 from udaseg.errors import UserError
 from udaseg.runs import require_whole, write_json
 from udaseg.specs import QualitySpec
@@ -36,7 +36,7 @@ def quality(spec: QualitySpec, build: Path) -> None:
         if labelled:
             true = prepared.label("train", name)
             if labels.rule not in HARD:
-                true = _quartered(true)
+                true = quartered(true)
             truth += class_counts(true, classes)
             correct += class_counts(found[found == true], classes)
             judged += class_counts(found[true != IGNORE], classes)
@@ -73,9 +73,3 @@ def _opened(spec: QualitySpec) -> tuple[PseudoLabels, PreparedSet]:
             f"the spec {spec.classes}"
         )
     return labels, prepared
-
-
-def _quartered(label: np.ndarray) -> np.ndarray:
-    """(H // 4, W // 4) of train ids (H, W): the pixels nearest to the cells of a soft label, whose corners align."""
-    rows, columns = (np.rint(np.linspace(0, length - 1, length // 4)).astype(int) for length in label.shape)
-    return label[np.ix_(rows, columns)]
