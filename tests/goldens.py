@@ -7,6 +7,8 @@ and returns the outputs that are compared, under the file's own keys. `test_gold
 from golden_groups import (
     adversarial,
     cbst,
+    cpsl,
+    diga,
     memory_bank,
     pipa_patch,
     pipa_pixel,
@@ -22,6 +24,8 @@ from golden_groups.base import Golden
 CASES: dict[str, Golden] = {
     **adversarial.CASES,
     **cbst.CASES,
+    **cpsl.CASES,
+    **diga.CASES,
     **memory_bank.CASES,
     **pipa_patch.CASES,
     **pipa_pixel.CASES,

@@ -48,7 +48,14 @@ METHOD = (
     *BATCH,
 )
 # A plug-in knows the host that it stands on; the file that puts it on another host knows both.
-STANDS_ON = {"pipa": ("daformer",), "dacs_pipa": ("dacs", "pipa")}
+STANDS_ON = {
+    "pipa": ("daformer",),
+    "dacs_pipa": ("dacs", "pipa"),
+    "cpsl": ("proda", "self_labelling"),
+    "dacs_cpsl": ("dacs", "self_labelling"),
+    "diga_warmup": ("translation",),
+    "diga": ("diga_warmup",),
+}
 # The longest matching beginning of a file's path decides. Parts that are not here are held by the tests below only.
 RULES = {
     "udaseg/ops/": Rule(("udaseg.ops",), others=("torch", "torchvision", *PURE)),

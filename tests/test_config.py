@@ -133,6 +133,10 @@ SOME_LABELS = IN_DANN % "train: {source: {labelled_target: {images: 3, finish: 0
         # How a recipe is scored.
         ("recipes: {dann: {protocol: {flp: true}}}", "recipes.dann.protocol.flp: unknown key; did you mean 'flip'?"),
         ("evaluate: {protocol: {aggregate: 1.5}}", "evaluate.protocol.aggregate: .*less than or equal to 1, found 1.5"),
+        ("evaluate: {protocol: {fusion: highest}}", "evaluate.protocol.fusion: .*'mean' or 'max', found \"highest\""),
+        # How labels are made.
+        ("labels: {rule: argmx}", "labels.rule: .*found \"argmx\"; did you mean 'argmax'?"),
+        ("labels: {prototypes: sorce}", "labels.prototypes: .*'target' or 'source', found \"sorce\".* 'source'?"),
         ("labels: {protocol: {aggregate: 0.5}}", "labels.protocol.aggregate: is for scores only; set it to null"),
     ],
 )

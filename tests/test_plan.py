@@ -113,8 +113,9 @@ def test_what_cannot_change_a_result_makes_no_new_run(tmp_path: Path, over: dict
     assert changed(plan(tmp_path), plan(tmp_path, **over)) <= {"report of tiny"}
 
 
-def test_only_evaluations_depend_on_the_protocol(tmp_path: Path) -> None:
-    found = changed(plan(tmp_path), plan(tmp_path, evaluate={"protocol": {"flip": True}}))
+@pytest.mark.parametrize("protocol", [{"flip": True}, {"fusion": "max"}])
+def test_only_evaluations_depend_on_the_protocol(tmp_path: Path, protocol: dict[str, Any]) -> None:
+    found = changed(plan(tmp_path), plan(tmp_path, evaluate={"protocol": protocol}))
     assert found == {f"evaluation of {name}.main seed=0" for name in ("source_only", "dann", "oracle")} | {
         "report of tiny"
     }

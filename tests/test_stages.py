@@ -101,6 +101,24 @@ def test_another_rule_for_the_labels_makes_new_labels_and_a_new_run_and_nothing_
     assert sorted(changed) == ["evaluate", "label", "quality", "train"]
 
 
+def test_prototypes_of_the_source_make_its_set_a_parent_of_the_labels(tmp_path: Path) -> None:
+    def made(**labels: str) -> tuple[LabelSpec, list[str]]:
+        rule = {"of": "warm", "rule": "argmax"} | labels
+        (job,) = plan(tmp_path, last=DISTILL | {"labels": rule}).of_kind("label")
+        assert isinstance(job.spec, LabelSpec)
+        return job.spec, [parent.label for parent in job.parents]
+
+    of_target, parents = made()
+    assert of_target.source is None and parents == ["mine.warm seed=0", "data set toytown_target"]
+    of_source, parents = made(prototypes="source")
+    assert parents == ["mine.warm seed=0", "data set toytown_target", "data set toytown_source"]
+    assert str(of_source.source).startswith("data/sets/toytown_source-") and of_source.folder != of_target.folder
+    assert of_source.set == of_target.set and of_source.run == of_target.run
+    # Of a rule without prototypes there is nothing to be of the source.
+    hard, parents = made(prototypes="source", rule="threshold")
+    assert hard.source is None and parents == ["mine.warm seed=0", "data set toytown_target"]
+
+
 def test_recipes_share_labels(tmp_path: Path) -> None:
     recipes = {
         name: {"title": name, "stages": {"warm": WARM, "last": DISTILL | {"weights": {"kd": weight}}}}

@@ -18,6 +18,7 @@ from udaseg.methods import METHODS
 from udaseg.methods.base import Context
 from udaseg.nets.build import build_network
 from udaseg.nets.memory import ClassMemory
+from udaseg.nets.translator import Generator
 from udaseg.specs import TrainSpec
 from udaseg.validation import validate
 
@@ -83,6 +84,7 @@ def stepper(spec: TrainSpec, seed: int | None = None) -> Stepper:
         classes=spec.classes,
         network=spec.network,
         seed=spec.seed if seed is None else seed,
+        initial={"translator": ("a translator", translator())},
         artifacts={
             "prototypes": prototypes,
             "counts": torch.ones(len(spec.classes)),
@@ -96,6 +98,13 @@ def stepper(spec: TrainSpec, seed: int | None = None) -> Stepper:
             module.bank.copy_(torch.randn(module.bank.shape, generator=torch.Generator().manual_seed(0)))
             module.counts.fill_(module.bank.shape[1])
     return made
+
+
+def translator() -> dict[str, torch.Tensor]:
+    """The tensors of a small generator that changes what it is given."""
+    generator = torch.Generator().manual_seed(0)
+    made = Generator(width=4, blocks=1).state_dict()
+    return {name: torch.randn(tensor.shape, generator=generator) * 0.2 for name, tensor in made.items()}
 
 
 def batch(index: int, views: Iterable[str] = ("source", "target"), size: int = 64) -> Batch:

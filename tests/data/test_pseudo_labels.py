@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from udaseg.data.images import write_png
-from udaseg.data.pseudo import PseudoLabels, class_counts, hardened
+from udaseg.data.pseudo import PseudoLabels, class_counts, hardened, quartered
 from udaseg.errors import UserError
 from udaseg.runs import write_json
 
@@ -20,14 +20,15 @@ def folder(root, rule, thresholds=None):
         "mine": ["car", "road"], "predicted": {}, "selected": {}, "images": 1, "data": "0123",
     }  # fmt: skip
     write_json(root / "labels.json", content)
-    if rule in ("threshold", "class_balanced"):
+    if rule in ("threshold", "class_balanced", "argmax"):
         (root / "labels").mkdir()
         write_png(root / "labels" / "street.png", HARD)
     else:
         (root / "soft").mkdir()
         save_file({"soft": SOFT}, root / "soft" / "street.safetensors")
-    if rule == "soft":
-        save_file({"prototypes": torch.ones(3, 2), "counts": torch.ones(3)}, root / "artifacts.safetensors")
+    if rule in ("argmax", "soft"):
+        tensors = {"prototypes": torch.ones(3, 2), "counts": torch.ones(3), "prior": torch.ones(3) / 3}
+        save_file(tensors, root / "artifacts.safetensors")
     return root
 
 
@@ -38,21 +39,21 @@ def test_what_labels_json_says(tmp_path):
     assert labels.thresholds == {"road": 0.5, "sky": 1.0, "car": 0.25}
 
 
-@pytest.mark.parametrize("rule", ["threshold", "class_balanced"])
+@pytest.mark.parametrize("rule", ["threshold", "class_balanced", "argmax"])
 def test_hard_labels(tmp_path, rule):
     labels = PseudoLabels(folder(tmp_path, rule))
     found = labels.hard("street")
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, HARD)
     torch.from_numpy(found)[0, 0] = 1  # may be written to: torch warns of arrays that may not
-    assert labels.artifacts() == {}
+    assert sorted(labels.artifacts()) == (["counts", "prior", "prototypes"] if rule == "argmax" else [])
 
 
 @pytest.mark.parametrize("rule", ["entropy", "soft"])
 def test_soft_labels(tmp_path, rule):
     labels = PseudoLabels(folder(tmp_path, rule))
     assert torch.equal(labels.soft("street"), SOFT)
-    assert sorted(labels.artifacts()) == (["counts", "prototypes"] if rule == "soft" else [])
+    assert sorted(labels.artifacts()) == (["counts", "prior", "prototypes"] if rule == "soft" else [])
 
 
 def test_the_most_probable_class_of_soft_labels():
@@ -67,6 +68,20 @@ def test_pixels_of_each_class():
     assert class_counts(np.full((2, 2), 255, dtype=np.uint8), 2).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("size", [(4, 4), (8, 20), (30, 46), (33, 41)])
+def test_a_quarter_of_the_truth_is_that_of_the_nearest_pixels_corners_upon_corners(size):
+    label = np.arange(size[0] * size[1], dtype=np.int64).reshape(size)
+    found = quartered(label)
+    assert found.shape == (size[0] // 4, size[1] // 4)
+    for row, column in np.ndindex(found.shape):
+        places = [i * (w - 1) / max(n - 1, 1) for i, w, n in zip((row, column), size, found.shape, strict=True)]
+        chosen = np.unravel_index(found[row, column], size)
+        assert all(abs(place - pixel) <= 0.5 for place, pixel in zip(places, chosen, strict=True))
+    if min(found.shape) > 1:
+        corners = np.ix_([0, -1], [0, -1])
+        np.testing.assert_array_equal(found[corners], label[corners])
+
+
 class TestRefused:
     def test_no_labels_at_all(self, tmp_path):
         with pytest.raises(UserError, match=r"nowhere: no pseudo-labels \(no labels\.json in it\)"):
@@ -74,7 +89,9 @@ class TestRefused:
 
     def test_hard_labels_of_a_soft_rule(self, tmp_path):
         labels = PseudoLabels(folder(tmp_path, "soft"))
-        with pytest.raises(UserError, match=r"by the rule 'soft'; hard ones .* rules threshold and class_balanced"):
+        with pytest.raises(
+            UserError, match=r"by the rule 'soft'; hard ones .* threshold and class_balanced and argmax"
+        ):
             labels.hard("street")
 
     def test_soft_labels_of_a_hard_rule(self, tmp_path):
@@ -94,8 +111,9 @@ class TestRefused:
         with pytest.raises(UserError, match=r"soft/street\.safetensors: cannot be read as safetensors"):
             labels.soft("street")
 
-    def test_prototypes_that_are_missing(self, tmp_path):
-        labels = PseudoLabels(folder(tmp_path, "soft"))
+    @pytest.mark.parametrize("rule", ["argmax", "soft"])
+    def test_prototypes_that_are_missing(self, tmp_path, rule):
+        labels = PseudoLabels(folder(tmp_path, rule))
         (tmp_path / "artifacts.safetensors").unlink()
         with pytest.raises(UserError, match=r"artifacts\.safetensors: cannot be read as safetensors"):
             labels.artifacts()

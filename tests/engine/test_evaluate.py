@@ -17,6 +17,7 @@ from udaseg.engine.predict import PLAIN, load_predictor, predict_scores, predict
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
+from udaseg.ops.losses import resize
 from udaseg.runs import publish, read_json, write_json, write_yaml
 from udaseg.specs import EvaluateSpec
 from udaseg.validation import validate
@@ -116,6 +117,32 @@ def test_another_protocol_is_another_result_and_is_noted(build, run, target, tmp
     metrics = evaluated(evaluate_spec(run, target, protocol=protocol), tmp_path / "build")
     assert protocol.items() <= metrics["protocol"].items()
     assert metrics["scores"]["last"]["confusion"] != read_json(build / "metrics.json")["scores"]["last"]["confusion"]
+
+
+def test_the_highest_logits_may_be_scored(run, target, tmp_path):
+    protocol = PLAIN.model_dump(mode="json") | {"flip": True, "scales": [1.0, 1.5], "fusion": "max"}
+    metrics = evaluated(evaluate_spec(run, target, protocol=protocol), tmp_path / "build")
+    net = load_predictor(objects_spec(target, target).network, 11, run / "model.safetensors", CPU)
+    prepared = PreparedSet(target)
+    total = np.zeros((11, 11), dtype=np.int64)
+    for name in prepared.names("test"):
+        image, passes = to_tensor(prepared.image("test", name)), []
+        larger = nn.functional.interpolate(image, (48, 72), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            for view in (image, larger):
+                passes += [resize(net(view).logits, (48, 72)), resize(net(view.flip(-1)).logits.flip(-1), (48, 72))]
+        highest = torch.stack(passes).amax(0).argmax(1)[0]
+        total += confusion_matrix(highest.numpy(), prepared.native_label("test", name), 11)
+    assert metrics["scores"]["last"]["confusion"] == total.tolist()
+    assert protocol.items() <= metrics["protocol"].items()
+    averaged = evaluated(evaluate_spec(run, target, protocol=protocol | {"fusion": "mean"}), tmp_path / "averaged")
+    assert averaged["scores"]["last"]["confusion"] != total.tolist()
+
+
+def test_with_one_pass_both_fusions_score_alike(build, run, target, tmp_path):
+    protocol = PLAIN.model_dump(mode="json") | {"fusion": "max"}
+    metrics = evaluated(evaluate_spec(run, target, protocol=protocol), tmp_path / "build")
+    assert metrics["scores"] == read_json(build / "metrics.json")["scores"]
 
 
 def test_scores_of_aggregated_predictions_have_names_of_their_own(build, run, target, tmp_path):

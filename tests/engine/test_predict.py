@@ -40,9 +40,9 @@ def image(height=40, width=56):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def protocol(window=None, flip=False, scales=(1.0,)):
+def protocol(window=None, flip=False, scales=(1.0,), fusion="mean"):
     sliding = Sliding(size=window[0], stride=window[1]) if window else None
-    return Protocol(window=sliding, flip=flip, scales=list(scales), fusion="mean", aggregate=None)
+    return Protocol(window=sliding, flip=flip, scales=list(scales), fusion=fusion, aggregate=None)
 
 
 def test_plain_scores_are_logits_at_the_size_asked_for():
@@ -75,6 +75,33 @@ def test_scales_are_the_mean_of_the_probabilities_at_each():
     ]
     torch.testing.assert_close(found, sum(single) / 3)
     torch.testing.assert_close(found.sum(1), torch.ones(1, 80, 112))
+
+
+@pytest.mark.parametrize("window", [None, ((24, 32), (16, 16))])
+def test_the_highest_logits_of_all_scales_and_flips(window):
+    net, scales = network(), (0.5, 1.0, 1.25)
+    found = predict_scores(net, image(), (80, 112), protocol(window, True, scales, "max"))
+    highest = torch.full_like(found, -torch.inf)
+    for scale in scales:
+        for mirrored in (False, True):
+            view = image().flip(-1) if mirrored else image()
+            # A pass on its own; the windows of one pass are averaged, as ever.
+            logits = predict_scores(net, view, (80, 112), protocol(window, scales=(scale,)))
+            logits = logits.flip(-1) if mirrored else logits
+            highest = torch.where(logits > highest, logits, highest)
+    torch.testing.assert_close(
+        found, highest, rtol=1e-5, atol=1e-3
+    )  # of logits of tens, resized before or after a flip
+    averaged = predict_scores(net, image(), (80, 112), protocol(window, True, scales))
+    assert not torch.equal(found.argmax(1), averaged.argmax(1))  # which of the two it is decides some pixels
+    assert (found < 0).any() and (found > 1).any()  # logits
+
+
+def test_the_highest_of_one_pass_is_the_pass():
+    net = network()
+    assert torch.equal(
+        predict_scores(net, image(), (80, 112), protocol(fusion="max")), predict_scores(net, image(), (80, 112), PLAIN)
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,25 +8,27 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from labelling import AVERAGED, QUARTER, RULE, SIZE, finished_run, label_spec, labelled, net_of
+from labelling import AVERAGED, PROTOCOL, QUARTER, RULE, SIZE, finished_run, label_spec, labelled, net_of
 from tiny import CPU
 
 from udaseg import verbs
 from udaseg.config import Protocol
-from udaseg.data.images import read_ids
+from udaseg.data.images import read_ids, write_png
 from udaseg.data.objects import NAMES
 from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import PseudoLabels
+from udaseg.data.pseudo import HARD, WITH_PROTOTYPES, PseudoLabels
 from udaseg.devices import Device
 from udaseg.drafts import label_code
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.engine.predict import to_tensor
 from udaseg.errors import UserError
 from udaseg.offline.label import _probabilities, label
-from udaseg.runs import is_whole, read_json, write_json, write_yaml
+from udaseg.runs import is_whole, publish, read_json, write_json, write_yaml
 
 C = len(NAMES)
-RULES = ("threshold", "class_balanced", "entropy", "soft")
+RULES = ("threshold", "class_balanced", "entropy", "soft", "argmax")
+HIGHEST = AVERAGED | {"fusion": "max"}
+PROTOCOLS = [PROTOCOL, AVERAGED, HIGHEST]
 
 
 def softmax(logits):
@@ -58,7 +60,7 @@ def logits_and_embedding(net, image):
     return outputs.logits[0].double().numpy(), outputs.features["embedding"][0].double().numpy()
 
 
-def probabilities(run, target, protocol=RULE["protocol"]):
+def probabilities(run, target, protocol=PROTOCOL):
     """Name -> (C, H, W) float64 of each training image."""
     net, prepared, found = net_of(run), PreparedSet(target), {}
     for name in prepared.names("train"):
@@ -68,11 +70,11 @@ def probabilities(run, target, protocol=RULE["protocol"]):
             view = (
                 torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True) if scale != 1 else image
             )
-            passes.append(softmax(aligned(logits_and_embedding(net, view)[0], SIZE)))
+            passes.append(aligned(logits_and_embedding(net, view)[0], SIZE))
             if protocol["flip"]:
-                mirrored = logits_and_embedding(net, view.flip(-1))[0][..., ::-1]
-                passes.append(softmax(aligned(mirrored, SIZE)))
-        found[name] = sum(passes) / len(passes)
+                passes.append(aligned(logits_and_embedding(net, view.flip(-1))[0][..., ::-1], SIZE))
+        highest = protocol["fusion"] == "max"
+        found[name] = softmax(np.max(passes, 0)) if highest else np.mean([softmax(one) for one in passes], 0)
     return found
 
 
@@ -107,7 +109,7 @@ def test_the_network_of_these_tests_is_neither_sure_nor_blind(probs):
     assert 0 in predicted.values()  # a class that is never predicted
 
 
-@pytest.mark.parametrize("protocol", [RULE["protocol"], AVERAGED])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_threshold_labels_what_is_more_probable_than_it(run, target, tmp_path, protocol):
     folder = labelled(tmp_path, run, target, protocol=protocol)
     found, selected = PseudoLabels(folder), Counter()
@@ -185,7 +187,7 @@ def test_entropy_labels_are_sharpened_ratios_at_a_quarter(run, target, probs, tm
     assert read_json(folder / "labels.json")["selected"] == {n: selected[index] for index, n in enumerate(NAMES)}
 
 
-@pytest.mark.parametrize("protocol", [RULE["protocol"], AVERAGED])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_soft_labels_are_probabilities_at_a_quarter_in_8_bits(run, target, tmp_path, protocol):
     folder = labelled(tmp_path, run, target, rule="soft", protocol=protocol)
     labels, predicted = PseudoLabels(folder), Counter()
@@ -200,26 +202,170 @@ def test_soft_labels_are_probabilities_at_a_quarter_in_8_bits(run, target, tmp_p
     assert Counter(content["selected"]).total() == 3 * QUARTER[0] * QUARTER[1]  # none is left out
 
 
-def test_prototypes_are_means_of_image_means_of_the_plain_pass(run, target, tmp_path):
-    folder = labelled(tmp_path, run, target, rule="soft", protocol=AVERAGED)
-    net, prepared = net_of(run), PreparedSet(target)
-    means = [[] for _ in range(C)]
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_argmax_labels_every_pixel_with_its_most_probable_class(run, target, tmp_path, protocol):
+    # The threshold is for another rule.
+    folder = labelled(tmp_path, run, target, rule="argmax", protocol=protocol, threshold=1.0)
+    found, selected = PseudoLabels(folder), Counter()
+    for name, expected in probabilities(run, target, protocol).items():
+        hard = found.hard(name)
+        assert hard.shape == SIZE and hard.dtype == np.uint8
+        for row in range(SIZE[0]):
+            for column in range(SIZE[1]):
+                *_, second, first = sorted(expected[:, row, column])
+                if first - second > 1e-5:
+                    assert hard[row, column] == expected[:, row, column].argmax()
+        selected.update(hard.ravel().tolist())
+    content = read_json(folder / "labels.json")
+    assert content["selected"] == content["predicted"] == {name: selected[index] for index, name in enumerate(NAMES)}
+    assert selected.total() == 3 * math.prod(SIZE) and 255 not in selected
+    assert content["thresholds"] is None
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_with_one_pass_both_fusions_are_the_same(run, target, tmp_path, rule):
+    folders = [
+        labelled(tmp_path / fusion, run, target, rule=rule, protocol=PROTOCOL | {"fusion": fusion})
+        for fusion in ("mean", "max")
+    ]
+    first, second = (read_json(folder / "run.json")["files"] for folder in folders)
+    assert first == second
+
+
+def image_means(net, prepared, of_source=False):
+    """For each class, the means of the images that show it, pixel by pixel at a quarter of the size.
+
+    `of_source`: only of pixels whose prediction is the label of the pixel that lies nearest.
+    """
+    means, size = [[] for _ in range(C)], tuple(length // 4 for length in prepared.size)
     for name in prepared.names("train"):
-        logits, embedding = logits_and_embedding(net, to_tensor(prepared.image("train", name)))
-        predicted, features = aligned(logits, QUARTER).argmax(0), aligned(embedding, QUARTER)
-        for index in range(C):
-            of_class = features[:, predicted == index]
-            if of_class.shape[1] >= RULE["min_pixels"]:
-                means[index].append(of_class.mean(1))
-    artifacts = PseudoLabels(folder).artifacts()
-    assert sorted(artifacts) == ["counts", "prototypes"]
-    width = net.feature_channels["embedding"]
-    assert artifacts["prototypes"].shape == (C, width) and artifacts["prototypes"].dtype == torch.float32
+        maps = logits_and_embedding(net, to_tensor(prepared.image("train", name)))
+        logits, features = (aligned(one, size) for one in maps)
+        label, pixels = prepared.label("train", name) if of_source else None, [[] for _ in range(C)]
+        for row in range(size[0]):
+            for column in range(size[1]):
+                predicted = int(logits[:, row, column].argmax())
+                # Corners lie upon corners; of two that are as near, the pixel with the even number.
+                y, x = (
+                    round(i * (w - 1) / (n - 1)) for i, w, n in zip((row, column), prepared.size, size, strict=True)
+                )
+                if label is None or label[y, x] == predicted:
+                    pixels[predicted].append(features[:, row, column])
+        for index, found in enumerate(pixels):
+            if len(found) >= RULE["min_pixels"]:
+                means[index].append(np.mean(found, axis=0))
+    return means
+
+
+def require_prototypes(folder, net, means):
+    """The folder's prototypes and counts are those of these image means."""
+    artifacts, width = PseudoLabels(folder).artifacts(), net.feature_channels["embedding"]
+    assert sorted(artifacts) == ["counts", "prior", "prototypes"]
+    assert all(tensor.dtype == torch.float32 for tensor in artifacts.values())
+    assert artifacts["prototypes"].shape == (C, width)
     assert artifacts["counts"].tolist() == [len(one) for one in means]
-    assert 0 in artifacts["counts"] and artifacts["counts"].max() > 1
     for index, one in enumerate(means):
         expected = np.mean(one, axis=0) if one else np.zeros(width)
         np.testing.assert_allclose(artifacts["prototypes"][index].numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", WITH_PROTOTYPES)
+def test_prototypes_are_means_of_image_means_of_the_plain_pass(run, target, tmp_path, rule):
+    folder = labelled(tmp_path, run, target, rule=rule, protocol=AVERAGED)
+    net = net_of(run)
+    means = image_means(net, PreparedSet(target))
+    require_prototypes(folder, net, means)
+    assert [] in means and max(map(len, means)) > 1
+
+
+@pytest.mark.parametrize("rule", WITH_PROTOTYPES)
+def test_the_prior_is_the_predicted_pixels_shares(run, target, tmp_path, rule):
+    folder = labelled(tmp_path, run, target, rule=rule, protocol=AVERAGED)
+    counts = Counter()
+    for one in probabilities(run, target, AVERAGED).values():
+        counts.update((one if rule in HARD else aligned(one, QUARTER)).argmax(0).ravel().tolist())
+    prior = PseudoLabels(folder).artifacts()["prior"]
+    assert prior.shape == (C,) and prior.dtype == torch.float32
+    np.testing.assert_allclose(prior.numpy(), [counts[index] / counts.total() for index in range(C)], atol=1e-7)
+    assert 0 in prior and prior.sum() == pytest.approx(1)
+
+
+class TestPrototypesOfTheSource:
+    """Of source pixels whose prediction is their label; the labels themselves are the target's, as ever."""
+
+    def labels(self, root, run, target, source, rule="argmax"):
+        spec = label_spec(run, target, source=source, rule=rule, prototypes="source", protocol=AVERAGED)
+        label(spec, root / "build", CPU)
+        publish(root / "build", root / "labels", "labels", "label")
+        return root / "labels"
+
+    @pytest.fixture
+    def knowing(self, run, source, tmp_path):
+        """The source set with labels that the network of the run is right about on the left and on every third row."""
+        copy, net = tmp_path / "source", net_of(run)
+        shutil.copytree(source, copy)
+        prepared = PreparedSet(copy)
+        for name in prepared.names("train"):
+            logits, _ = logits_and_embedding(net, to_tensor(prepared.image("train", name)))
+            known, truth = aligned(logits, prepared.size).argmax(0).astype(np.uint8), prepared.label("train", name)
+            known[1::3, 20:], known[2::3, 20:] = truth[1::3, 20:], truth[2::3, 20:]
+            known[:9, :9] = 255
+            write_png(copy / "train" / "labels" / f"{name}.png", known)
+        return copy
+
+    @pytest.mark.parametrize("rule", WITH_PROTOTYPES)
+    def test_they_are_means_of_what_is_right_of_a_loop(self, knowing, run, target, tmp_path, rule):
+        folder, net = self.labels(tmp_path, run, target, knowing, rule), net_of(run)
+        means, whole = (image_means(net, PreparedSet(knowing), of_source=right) for right in (True, False))
+        require_prototypes(folder, net, means)
+        assert max(map(len, means)) == 2
+        assert any(len(some) < len(every) for some, every in zip(means, whole, strict=True))
+
+    def test_labels_and_prior_are_as_without(self, knowing, run, target, tmp_path):
+        folder = self.labels(tmp_path / "source-prototypes", run, target, knowing)
+        plain = labelled(tmp_path / "plain", run, target, rule="argmax", protocol=AVERAGED)
+        first, second = (read_json(one / "run.json")["files"] for one in (folder, plain))
+        assert {name for name in first if first[name] != second[name]} == {"artifacts.safetensors"}
+        first, second = (PseudoLabels(one).artifacts() for one in (folder, plain))
+        assert torch.equal(first["prior"], second["prior"])
+        assert not torch.equal(first["prototypes"], second["prototypes"])
+
+    def test_an_image_where_nothing_is_right_adds_nothing(self, knowing, run, target, tmp_path):
+        prepared = PreparedSet(knowing)
+        wrong, kept = prepared.names("train")
+        write_png(knowing / "train" / "labels" / f"{wrong}.png", np.full(prepared.size, 255, dtype=np.uint8))
+        net = net_of(run)
+        means = image_means(net, prepared, of_source=True)
+        assert max(map(len, means)) == 1
+        require_prototypes(self.labels(tmp_path / "one", run, target, knowing), net, means)
+        # A class that is there and never predicted is as wrong as no class.
+        never = min(range(C), key=lambda index: prediction_counts(probabilities(run, target))[NAMES[index]])
+        write_png(knowing / "train" / "labels" / f"{kept}.png", np.full(prepared.size, never, dtype=np.uint8))
+        artifacts = PseudoLabels(self.labels(tmp_path / "none", run, target, knowing)).artifacts()
+        assert not artifacts["prototypes"].any() and not artifacts["counts"].any()
+
+    def test_other_rules_look_at_no_source_image(self, run, target, tmp_path):
+        folder = self.labels(tmp_path, run, target, None, rule="threshold")
+        assert not (folder / "artifacts.safetensors").exists()
+
+    def test_a_set_of_other_classes_is_refused(self, knowing, run, target, tmp_path):
+        content = read_json(knowing / "set.json")
+        write_json(knowing / "set.json", content | {"classes": content["classes"][::-1]})
+        with pytest.raises(UserError, match=r"source: has the classes \['.*, the run's spec \['"):
+            self.labels(tmp_path, run, target, knowing)
+
+    def test_a_set_that_is_another_than_the_one_trained_on_is_refused(self, knowing, target, tmp_path):
+        run = finished_run(tmp_path, knowing, target)
+        write_json(knowing / "set.json", read_json(knowing / "set.json") | {"fingerprint": "0" * 64})
+        with pytest.raises(UserError, match=r"run: saw another content of .*source than lies there now"):
+            self.labels(tmp_path, run, target, knowing)
+
+    def test_a_set_without_labels_is_refused(self, knowing, run, target, tmp_path):
+        content = read_json(knowing / "set.json")
+        content["splits"]["train"][0]["labelled"] = False
+        write_json(knowing / "set.json", content)
+        with pytest.raises(UserError, match=r"split train of set objects has no labels"):
+            self.labels(tmp_path, run, target, knowing)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -232,18 +378,18 @@ def test_labels_json(run, target, probs, tmp_path, rule):
     assert (content["rule"], content["classes"], content["images"]) == (rule, list(NAMES), 3)
     assert content["data"] == read_json(target / "set.json")["fingerprint"]
     counts = content["predicted"]
-    if rule in ("threshold", "class_balanced"):
+    if rule in HARD:
         assert counts == prediction_counts(probs)
     total = Counter(counts).total()
-    assert total == 3 * math.prod(SIZE if rule in ("threshold", "class_balanced") else QUARTER)
+    assert total == 3 * math.prod(SIZE if rule in HARD else QUARTER)
     order = sorted(NAMES, key=lambda name: (counts[name], NAMES.index(name)))
     assert content["rare"] == order[:3]
     assert content["mine"] == [name for name in order if counts[name] < RULE["mine_below"] * total]
     assert all(content["selected"][name] <= total for name in NAMES)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     names = PreparedSet(target).names("train")
-    kept = {"threshold": "labels/{}.png", "class_balanced": "labels/{}.png"}.get(rule, "soft/{}.safetensors")
-    artifacts = ["artifacts.safetensors"] if rule == "soft" else []
+    kept = "labels/{}.png" if rule in HARD else "soft/{}.safetensors"
+    artifacts = ["artifacts.safetensors"] if rule in WITH_PROTOTYPES else []
     assert files == sorted([*artifacts, "labels.json", "run.json", *(kept.format(name) for name in names)])
 
 
@@ -276,10 +422,11 @@ def test_a_network_that_predicts_one_class_only(source, target, tmp_path, rule):
     assert not any(content["selected"][name] for name in others)
     if content["thresholds"] is not None:
         assert all(content["thresholds"][name] == 1 for name in others)
-    if rule == "soft":
+    if rule in WITH_PROTOTYPES:
         artifacts = load_tensors(folder / "artifacts.safetensors")
         assert artifacts["counts"].tolist() == [3.0] + [0.0] * (C - 1)
         assert not artifacts["prototypes"][1:].any()
+        assert artifacts["prior"].tolist() == [1.0] + [0.0] * (C - 1)
 
 
 class TestRefused:

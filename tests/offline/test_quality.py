@@ -12,13 +12,13 @@ from udaseg import verbs
 from udaseg.data.images import read_ids, write_png
 from udaseg.data.objects import NAMES
 from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import PseudoLabels
+from udaseg.data.pseudo import HARD, PseudoLabels
 from udaseg.drafts import quality_code
 from udaseg.errors import UserError
 from udaseg.offline.quality import quality
 from udaseg.runs import is_whole, read_json, write_json, write_yaml
 
-RULES = ("threshold", "class_balanced", "entropy", "soft")
+RULES = ("threshold", "class_balanced", "entropy", "soft", "argmax")
 
 
 def judged(root, labels, target):
@@ -28,7 +28,7 @@ def judged(root, labels, target):
 
 def label_at(labels, name, row, column):
     """The class of a pixel or, of soft labels, cell; 255 where there is none."""
-    if labels.rule in ("threshold", "class_balanced"):
+    if labels.rule in HARD:
         return int(labels.hard(name)[row, column])
     values = labels.soft(name)[:, row, column].tolist()
     return values.index(max(values)) if max(values) else 255
@@ -49,13 +49,13 @@ def test_the_numbers_are_those_of_a_loop(run, target, tmp_path, rule):
     folder = labelled(tmp_path, run, target, rule=rule, threshold=0.3, portion=0.6)
     labels, prepared = PseudoLabels(folder), PreparedSet(target)
     selected, truth, correct, seen, total = Counter(), Counter(), Counter(), Counter(), 0
-    size = SIZE if rule in ("threshold", "class_balanced") else QUARTER
+    size = SIZE if rule in HARD else QUARTER
     for name in prepared.names("train"):
         true = prepared.label("train", name)
         for row in range(size[0]):
             for column in range(size[1]):
                 total += 1
-                # Where the cell lies in the image, corners upon corners; no cell lies halfway between two pixels here.
+                # Where the cell lies in the image, corners upon corners; halfway between two pixels the even one.
                 y, x = (round(i * (w - 1) / (n - 1)) for i, w, n in zip((row, column), SIZE, size, strict=True))
                 found, there = label_at(labels, name, row, column), int(true[y, x])
                 truth[there] += 1
@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_a_loop(run, target, tmp_path, rule):
     assert (content["classes"], content["rule"], content["images"]) == (list(NAMES), rule, 3)
     assert (content["labelled"], content["total"]) == (True, total)
     assert content["thresholds"] == labels.thresholds
-    assert (content["thresholds"] is None) == (rule in ("threshold", "soft"))
+    assert (content["thresholds"] is None) == (rule in ("threshold", "soft", "argmax"))
 
 
 def test_ignored_pixels_judge_nothing(run, target, tmp_path):

@@ -185,6 +185,7 @@ def fabricate(
         "oracle": "oracle",
         "recipes": list(recipes),
         "runs": entries,
+        "translations": [],
         "data": {"source": str(source), "target": str(target)},
         "output": "reports/demo",
         "code": "c0de" * 4,

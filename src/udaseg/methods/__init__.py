@@ -4,10 +4,15 @@ from udaseg.methods.adabn import AdaBN
 from udaseg.methods.adaptsegnet import AdaptSegNet
 from udaseg.methods.base import Method
 from udaseg.methods.cbst import CBST
+from udaseg.methods.cpsl import CPSL
+from udaseg.methods.cyclegan import CycleGAN
 from udaseg.methods.dacs import DACS
+from udaseg.methods.dacs_cpsl import DACSCPSL
 from udaseg.methods.dacs_pipa import DACSPiPa
 from udaseg.methods.daformer import DAFormer
 from udaseg.methods.dann import DANN
+from udaseg.methods.diga import DiGA
+from udaseg.methods.diga_warmup import DiGAWarmup
 from udaseg.methods.memory_bank import MemoryBank
 from udaseg.methods.oracle import Oracle
 from udaseg.methods.pipa import PiPa
@@ -27,8 +32,13 @@ METHODS: dict[str, type[Method]] = {
     "daformer": DAFormer,
     "proda": ProDA,
     "proda_distill": ProDADistill,
+    "cpsl": CPSL,
     "plca": PLCA,
     "memory_bank": MemoryBank,
     "pipa": PiPa,
     "dacs_pipa": DACSPiPa,
+    "dacs_cpsl": DACSCPSL,
+    "cyclegan": CycleGAN,
+    "diga_warmup": DiGAWarmup,
+    "diga": DiGA,
 }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from udaseg.reports import figures, page, pictures, tables, writers
+from udaseg.reports import figures, page, pictures, tables, translations, writers
 from udaseg.reports.collect import read_report
 from udaseg.reports.style import render
 from udaseg.runs import write_bytes, write_text
@@ -28,8 +28,8 @@ def build_report(spec_path: Path) -> None:
             write_text(path, text)
             written.add(path)
     drawn = figures.all_figures(report)
-    if (grid := pictures.qualitative(report)) is not None:
-        drawn["qualitative"] = grid
+    photographs = {"translations": translations.contact_sheet(report), "qualitative": pictures.qualitative(report)}
+    drawn |= {name: figure for name, figure in photographs.items() if figure is not None}
     shown = {}
     for name, (caption, figure) in drawn.items():
         files = render(figure)
@@ -37,7 +37,7 @@ def build_report(spec_path: Path) -> None:
             path = report.output / "figures" / f"{name}.{kind}"
             write_bytes(path, content)
             written.add(path)
-        if name == "qualitative":
+        if name in photographs:
             shown[name] = page.Picture(name, caption, "image/png", render(figure, PAGE_DPI)["png"])
         else:
             shown[name] = page.Picture(name, caption, "image/svg+xml", files["svg"])

@@ -43,6 +43,7 @@ def read_report(spec_path: Path) -> Report:
         oracle=spec.oracle,
         recipes=spec.recipes,
         data={role: Path(folder) for role, folder in spec.data.items()},
+        translations=[(shown.translator, Path(shown.folder)) for shown in spec.translations],
         output=Path(spec.output),
         runs=runs,
         pretraining=_pretraining(runs),

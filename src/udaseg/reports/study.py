@@ -64,6 +64,7 @@ class Report:
     oracle: str
     recipes: list[str]
     data: dict[str, Path]  # role -> prepared set
+    translations: list[tuple[str, Path]]  # translator and the folder of its pictures
     output: Path
     runs: list[Run]  # one for each recipe, stage and seed: a run that several recipes share stands here for each
     pretraining: list[Run]  # runs that no recipe names, but whose weights some run started from

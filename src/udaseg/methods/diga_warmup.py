@@ -1,0 +1,155 @@
+"""DiGA, warm-up: two views of labelled source images teach each other, one of them half in the target's look.
+
+Shen, Gurram, Liu, Wang & Knoll, "DiGA: Distil to Generalize and then Adapt for Domain Adaptive Semantic Segmentation",
+CVPR 2023, arXiv 2304.02222.
+
+Loss: seg + 0.5 distil. seg is the cross-entropy of the clean source images. Their mixed view (CrDoMix) shows half of
+each image's classes with augmented colours and the others as a translator sees them in the target's look. A moving
+average of the network sees both views, too, and `distil` has each view's student learn the other view's teacher. With
+`crdomix: false` the mixed view is the augmented image alone, and nothing of the target is looked at: the paper's domain
+generalisation. The student is evaluated.
+
+Differences from the paper
+- Weights, chances and the mean of seg over all pixels, of which the paper's values are not known, are as released.
+Differences from the released code
+- Both directions of `distil` count alike; the release damps the second one (`symmetry: released`).
+- The translator is a CycleGAN of our own; the release's, with two encoders and a perceptual loss, is not built here.
+- seg is the plain cross-entropy also for SYNTHIA, where the release picks hard pixels. One scale of images a batch.
+- Colours are augmented and blended in [0, 1], by torchvision; see `ops.blend`.
+- An image without any label shows its augmented self, where the release mixes with the mask of its last step.
+"""
+
+from collections.abc import Generator, Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from udaseg.data.streams import Batch
+from udaseg.methods.base import Context, Method, MethodSpec, Step, Terms
+from udaseg.methods.translation import (
+    Translator,
+    TranslatorKnobs,
+    build_translator,
+    translator_qualifier,
+    translator_roles,
+    translator_views,
+)
+from udaseg.nets.base import Outputs
+from udaseg.nets.teacher import EmaTeacher
+from udaseg.ops.blend import Chances, blended_augmentation
+from udaseg.ops.crdomix import draw_kept, kept_mask
+from udaseg.ops.cross_view import cross_view_distillation
+from udaseg.ops.losses import resize, weighted_cross_entropy
+from udaseg.ops.mixing import mix
+from udaseg.ops.schedules import ema_keep
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Config(TranslatorKnobs):
+    crdomix: bool = True  # half of a mixed view's classes in the target's look; false: no translator and no target
+    symmetry: Literal["paper", "released"] = "paper"  # paper: both directions alike; released: `damping` of the second
+    damping: Share = 0.5  # of the direction from the mixed to the clean view (released 0.5 for GTA5, 0.25 for SYNTHIA)
+    blend: Share = 0.4  # of the augmented picture in the blend with its original (released 0.4)
+    jitter_chance: Share = 0.5  # of changed colours in an image (released 0.5; SYNTHIA's warm-up 0.7)
+    grey_chance: Share = 0.3  # of no colours (released 0.3; SYNTHIA's warm-up 0.1)
+    blur_chance: Share = 0.8  # of a blur of 3 x 3 pixels (released 0.8)
+    sharpness_chance: Share = 0.3  # of a changed sharpness, which as released is a smaller one (released 0.3)
+    ema: Share = 0.999  # largest share of the teacher kept at an update (released 0.999)
+
+
+def mixed_views(knobs: Config) -> frozenset[str]:
+    """Views of the batch that the mixed view is made of."""
+    return frozenset({"source"}) | (translator_views(knobs) if knobs.crdomix else frozenset())
+
+
+def roles(knobs: Config) -> tuple[str, ...]:
+    return ("student", *(translator_roles(knobs) if knobs.crdomix else ()))
+
+
+def translates(knobs: Config) -> bool:
+    return knobs.crdomix and knobs.translator != "identity"
+
+
+def qualifier(knobs: Config) -> str:
+    return translator_qualifier(knobs) if knobs.crdomix else ""
+
+
+SPEC = MethodSpec(
+    name="diga_warmup",
+    Config=Config,
+    weights={"seg": 1.0, "distil": 0.5},  # released, GTA5; SYNTHIA: distil 0.25
+    views=lambda knobs: {"seg": frozenset({"source"}), "distil": mixed_views(knobs)},
+    roles=roles,
+    translates=translates,
+    qualifier=qualifier,
+)
+
+
+class DiGAWarmup(Method):
+    SPEC = SPEC
+    knobs: Config
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.knobs = context.knobs
+        self.teacher: EmaTeacher | None = None
+        self.translator: Translator | None = None
+        if self.uses_teacher(context.weights):
+            self.teacher = EmaTeacher(self.net, buffers="own", mode="train")
+            if self.knobs.crdomix:
+                self.translator = build_translator(context, self.knobs)
+
+    def uses_teacher(self, weights: Mapping[str, float]) -> bool:
+        """Whether these active terms have a teacher look at the mixed view."""
+        return "distil" in weights
+
+    def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, Any]:
+        terms, _ = self.source_terms(batch, step)
+        yield terms
+
+    def source_terms(self, batch: Batch, step: Step) -> tuple[Terms, Outputs | None]:
+        """The terms of the source images, and the teacher's outputs for their mixed views, if there is a teacher."""
+        clean, label = batch.source.image, batch.source.label
+        if self.teacher is None:
+            return {"seg": mean_cross_entropy(self.net(clean).logits, label)}, None
+        mixed = self.mixed_view(batch, step)
+        if not step.active("distil"):
+            return {"seg": mean_cross_entropy(self.net(clean).logits, label)}, self.teacher(mixed)
+        both = torch.cat([clean, mixed])
+        student = resize(self.net(both).logits, label.shape[-2:])
+        seen = self.teacher(both)
+        damping = 1.0 if self.knobs.symmetry == "paper" else self.knobs.damping
+        terms = {
+            "seg": mean_cross_entropy(student[: len(clean)], label),
+            "distil": cross_view_distillation(student, resize(seen.logits.float(), label.shape[-2:]), damping),
+        }
+        features = {name: maps[len(clean) :] for name, maps in seen.features.items()}
+        return terms, Outputs(seen.logits[len(clean) :], None, features)
+
+    def mixed_view(self, batch: Batch, step: Step) -> Tensor:
+        """Source images (B, 3, H, W) in [0, 1]: half of their classes augmented, the others translated (CrDoMix)."""
+        source = batch.source
+        augmented = self.augmented(source.image, step)
+        if self.translator is None:
+            return augmented
+        mask = kept_mask(source.label, draw_kept(source.label, step.generator))
+        return mix(mask, augmented, self.translator(source.image, batch.target.image, step.generator))
+
+    def augmented(self, images: Tensor, step: Step) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], blended with what strong augmentation makes of them."""
+        knobs = self.knobs
+        chances = Chances(knobs.jitter_chance, knobs.grey_chance, knobs.blur_chance, knobs.sharpness_chance)
+        return blended_augmentation(images, knobs.blend, chances, step.generator)
+
+    def after_step(self, carries: list[Any], step: Step) -> None:
+        # The release updates before step k with index k; that is the end of step k - 1.
+        if self.teacher is not None:
+            self.teacher.update(self.net, ema_keep(step.index + 1, self.knobs.ema))
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, C, h, w), resized to the labels (B, H, W): the mean over all pixels, as released."""
+    return weighted_cross_entropy(resize(logits, labels.shape[-2:]), labels, None)
