@@ -24,10 +24,10 @@ from udaseg.methods.base import Knobs
 LATE = 90  # of 100 steps: past every schedule's start
 # Knobs that cost time, or that start a term late, and decide nothing that is tested here.
 SMALL = {
-    "hidden": 16, "width": 4, "critic_width": 4, "projection": 16, "patch_start": 0, "bank_start": 0, "contrast_start": 0,
+    "hidden": 16, "width": 4, "projection": 16, "patch_start": 0, "bank_start": 0, "contrast_start": 0,
     "ramp_iterations": 1, "weights_start": 0, "window": 1, "patch_size": [32, 32], "patch_confidence": 0.0,
     "pixels_per_class": 20, "pixel_width": 16, "pixel_outputs": 8, "patch_width": 16, "patch_outputs": 8,
-    "patch_anchors": 4, "queue": 16, "samples": 8,
+    "patch_anchors": 4, "queue": 16, "samples": 8, "critic_width": 4,
 }  # fmt: skip
 
 
