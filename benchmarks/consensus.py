@@ -3,7 +3,8 @@
     python benchmarks/consensus.py [--height 64] [--width 112] [--channels 256] [--classes 19] [--images 3]
 
 64 x 112 maps are what 512 x 896 crops give at stride 8; labels are enlarged to eight times the maps' size, which is the
-crops'. Nothing here has a gradient: each result is multiplied by a 1 that does, of which the tables tell the gradient.
+crops'. All forms do that alike, so that a table without it follows. Nothing here has a gradient: each result is
+multiplied by a 1 that does, of which the tables tell the gradient.
 """
 
 import argparse
@@ -29,9 +30,12 @@ class Inputs(NamedTuple):
     labels: Tensor  # (B, h, w) int64: what the logits say at two pixels of three, else another class or 255
     centroids: Tensor  # (C, D)
     one: Tensor  # (), 1
+    size: tuple[int, int]  # of the labels of features
 
 
-def inputs(height: int, width: int, channels: int, classes: int, images: int, device: torch.device) -> Inputs:
+def inputs(
+    height: int, width: int, channels: int, classes: int, images: int, device: torch.device, stride: int = STRIDE
+) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     centroids = torch.randn(classes, channels, generator=generator)
     coarse = torch.randint(classes, (images, 1, height // 8, width // 8), generator=generator)
@@ -46,11 +50,8 @@ def inputs(height: int, width: int, channels: int, classes: int, images: int, de
     draw = torch.rand(truth.shape, generator=generator)
     labels = torch.where(draw < 2 / 3, truth, (truth + 1) % classes).masked_fill(draw > 0.9, IGNORE)
     one = torch.ones((), device=device).requires_grad_()
-    return Inputs(features.to(device), logits.to(device), labels.to(device), centroids.to(device), one)
-
-
-def size_of(given: Inputs) -> tuple[int, int]:
-    return STRIDE * given.features.shape[2], STRIDE * given.features.shape[3]
+    size = (stride * height, stride * width)
+    return Inputs(features.to(device), logits.to(device), labels.to(device), centroids.to(device), one, size)
 
 
 def as_number(labels: Tensor, given: Inputs) -> Tensor:
@@ -63,13 +64,13 @@ def as_number(labels: Tensor, given: Inputs) -> Tensor:
 
 
 def product(given: Inputs) -> Tensor:
-    return as_number(feature_labels(given.features, given.centroids, size_of(given)).labels, given)
+    return as_number(feature_labels(given.features, given.centroids, given.size).labels, given)
 
 
 def enlarged(distances: Tensor, given: Inputs) -> Tensor:
     """From distances (B, C, h, w)."""
     weights = (-distances).softmax(dim=1)
-    weights = F.interpolate(weights, size_of(given), mode="bilinear", align_corners=True)
+    weights = F.interpolate(weights, given.size, mode="bilinear", align_corners=True)
     return as_number(weights.argmax(dim=1), given)
 
 
@@ -153,6 +154,8 @@ def main() -> None:
     options = vars(parser.parse_args())
     tiny = options | {"height": 8, "width": 8, "images": 1}
     print(compare("labels of features", LABELS, options, tiny), flush=True)
+    plain = {"stride": 1}
+    print(compare("labels of features, not enlarged", LABELS, options | plain, tiny | plain), flush=True)
     print(compare("centroid update", UPDATE, options, tiny), flush=True)
 
 

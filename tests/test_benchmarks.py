@@ -1,4 +1,4 @@
-"""The benchmarks' two forms compute the same, and their tables can be made."""
+"""All forms of a benchmark compute the same, and their tables can be made."""
 
 import importlib
 import subprocess
@@ -26,9 +26,10 @@ def agree(forms, **settings):
         losses.append(form.loss(inputs))
         losses[-1].backward()
         gradients.append([part.grad for part in inputs if isinstance(part, torch.Tensor) and part.requires_grad])
-    assert losses[0] > 0
-    torch.testing.assert_close(losses[0], losses[1])
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+    assert losses[0] > 0 and len(losses) > 1
+    for loss, gradient in zip(losses[1:], gradients[1:], strict=True):
+        torch.testing.assert_close(losses[0], loss)
+        torch.testing.assert_close(gradients[0], gradient, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -48,23 +49,42 @@ def test_forms_of_the_patch_contrast_agree(load):
     agree(load("contrast").PATCH_FORMS, size=12, channels=16)
 
 
+def test_forms_of_the_queue_agree(load):
+    agree(load("self_labelling").QUEUE_FORMS, queue=64, rows=8, channels=4)
+
+
+def test_forms_of_the_rectified_labels_agree(load):
+    agree(load("self_labelling").LABEL_FORMS, height=6, width=7, channels=8, classes=5)
+
+
+@pytest.mark.parametrize("title", ["LABELS", "UPDATE"])
+def test_forms_of_the_consensus_agree(load, title):
+    agree(getattr(load("consensus"), title), height=16, width=24, channels=32, classes=5, images=2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "options", "tables"),
+    ("script", "options", "forms"),
     [
-        ("association.py", ["--size", "64", "--channels", "8", "--classes", "3"], 4),
-        ("contrast.py", ["--size", "24", "--channels", "8", "--classes", "3", "--cells", "10"], 3),
+        ("association.py", ["--size", "64", "--channels", "8", "--classes", "3"], [2, 2, 2, 2]),
+        ("contrast.py", ["--size", "24", "--channels", "8", "--classes", "3", "--cells", "10"], [2, 2, 2]),
+        (
+            "self_labelling.py",
+            ["--queue", "64", "--rows", "8", "--channels", "8", "--classes", "3", "--size", "8", "8"],
+            [3, 3],
+        ),
+        ("consensus.py", ["--height", "8", "--width", "16", "--channels", "8", "--classes", "3"], [4, 4, 3]),
     ],
 )
-def test_scripts_print_a_table_for_each_comparison(script, options, tables):
+def test_scripts_print_a_table_for_each_comparison(script, options, forms):
     answer = subprocess.run(
         [sys.executable, FOLDER / script, *options], capture_output=True, text=True, check=False, timeout=600
     )
     assert answer.returncode == 0, answer.stderr
     blocks = answer.stdout.split("### ")[1:]
-    assert len(blocks) == tables
-    for block in blocks:
+    assert len(blocks) == len(forms)
+    for block, count in zip(blocks, forms, strict=True):
         rows = [line.split(" | ") for line in block.splitlines() if line.startswith("| ")]
-        assert len(rows) == 3  # a head and two forms
+        assert len(rows) == 1 + count  # a head and the forms
         if script == "association.py":
             assert float(rows[2][2]) > 2 * 64**4 * 4 / 2**20  # MiB: of whole matrices more than two are alive

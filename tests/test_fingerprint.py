@@ -32,6 +32,7 @@ def everything() -> dict[str, str]:
     forget()
     found = {f"train {name}": fingerprint("engine.train", f"methods.{name}") for name in METHODS}
     found |= {f"prepare {kind}": fingerprint("data.prepare", f"data.{kind}") for kind in KINDS}
+    found |= {name: fingerprint(f"offline.{name}") for name in ("label", "quality", "translate")}
     return found | {"evaluate": fingerprint("engine.evaluate"), "report": fingerprint("reports.build")}
 
 
@@ -92,6 +93,20 @@ def test_the_report_trains_nothing_and_evaluates_nothing(package: Path) -> None:
     edit(package / "reports" / "page.html.j2", "<", "<!-- new --><")
     (package / "reports" / "tables.py").write_text((package / "reports" / "tables.py").read_text() + "\nADDED = 1\n")
     assert changed(before) == {"report"}
+
+
+def test_passes_over_a_set_are_apart_and_train_nothing(package: Path) -> None:
+    for name in ("label", "quality", "translate"):
+        before = everything()
+        path = package / "offline" / f"{name}.py"
+        path.write_text(path.read_text() + "\nADDED = 1\n")
+        assert changed(before) == {name}
+
+
+def test_a_translator_is_the_business_of_those_that_use_it(package: Path) -> None:
+    before = everything()
+    edit(package / "ops" / "translation.py", "import", "ADDED = 1\nimport")
+    assert changed(before) == {"train diga_warmup", "train diga", "translate"}
 
 
 def test_files_that_a_module_reads_count(package: Path) -> None:

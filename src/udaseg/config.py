@@ -300,8 +300,8 @@ class Stage(Model):
     """One training job of a recipe. What is left out is as in the top level of the parameters."""
 
     method: str
-    init: dict[str, PathText] = Field(default={"student": "pretrain"})
-    # role -> scratch | pretrain | file:PATH | name of a stage of the same recipe
+    init: dict[str, PathText] | None = None
+    # role -> scratch | pretrain | file:PATH | name of a stage of the same recipe; null: the student from pretrain
     knobs: dict[str, Any] = Field(default={})
     weights: dict[str, float] = Field(default={})
     network: dict[str, Any] = Field(default={})

@@ -72,7 +72,7 @@ def train_job(
     method = METHODS[stage.method].SPEC
     init, sums, parents = {}, {}, list(inputs)
     for role in method.initial_roles(method.Config.model_validate(resolved.knobs)):
-        start = stage.init[role]
+        start = resolved.init[role]
         if start == "pretrain":
             parent = _pretrain(params, plan, resolved) if resolved.network.name == "small" else None
         else:

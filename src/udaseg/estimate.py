@@ -93,7 +93,7 @@ class Estimate:
     def _computed(self, job: Job) -> Amount:
         """A bound on the bytes of a job that is like no finished one."""
         spec = job.spec
-        if isinstance(spec, TrainSpec):
+        if isinstance(spec, TrainSpec) and trains_the_network(spec):
             # The last weights, the whole method, and the best weights where there are scores to tell.
             copies = 3 if spec.monitor else 2
             weights = copies * network_bytes(spec.network, len(spec.classes))[0]
@@ -114,7 +114,7 @@ class Estimate:
     def checkpoints(self, job: Job) -> float:
         """Bytes, at least, that a training still to do holds beside its result while it runs; 0 for any other job."""
         spec = job.spec
-        if not isinstance(spec, TrainSpec) or Path(job.marker).exists():
+        if not isinstance(spec, TrainSpec) or not trains_the_network(spec) or Path(job.marker).exists():
             return 0
         written = (spec.train.iterations - 1) // spec.train.checkpoint_every
         weights, trained = network_bytes(spec.network, len(spec.classes))
@@ -210,6 +210,13 @@ class Estimate:
         else:
             return folder
         return (size[0], size[1], counts[split]) if split in counts else folder
+
+
+def trains_the_network(spec: TrainSpec) -> bool:
+    """Whether what is trained is the network of the spec; a translator has networks of its own."""
+    from udaseg.methods import METHODS
+
+    return METHODS[spec.method].SPEC.predicts == "labels"
 
 
 @functools.cache

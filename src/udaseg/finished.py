@@ -15,7 +15,7 @@ from udaseg.devices import visible_devices
 from udaseg.errors import UserError
 from udaseg.runs import MARKER, read_yaml
 
-ON_DEVICE = ("train", "label", "evaluate")  # kinds of jobs that take a device: those that run a network
+ON_DEVICE = ("train", "label", "translate", "evaluate")  # kinds of jobs that take a device: those that run a network
 
 DAMAGED = (AttributeError, KeyError, OSError, TypeError, ValueError)  # what reading a file of other content raises
 

@@ -77,7 +77,7 @@ def write_specs(plan: Plan) -> None:
 
 
 def unplanned(plans: list[Plan], root: Path) -> Iterator[Path]:
-    """Folders of prepared sets, runs, evaluations and pseudo-labels below `root` that none of the plans has.
+    """Folders of prepared sets, runs, evaluations, pseudo-labels and translations below `root` that no plan has.
 
     What lies in a folder that is not planned goes with it and is not listed.
     """

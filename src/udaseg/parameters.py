@@ -131,10 +131,12 @@ def _check_stage(params: Params, stage: Stage, path: str, earlier: Mapping[str, 
         require_known(f"{path}.weights", term, spec.weights)
     resolved = resolve_stage(params, stage, path)
     roles = spec.initial_roles(spec.Config.model_validate(resolved.knobs))
-    for role, start in stage.init.items():
+    for role, start in resolved.init.items():
         require_known(f"{path}.init", role, roles)
-        if not start.startswith("file:"):
-            require_known(f"{path}.init.{role}", start, ["scratch", "pretrain", "file:PATH", *earlier])
+        # A translator's weights fit no other network, and its translations are shown by its run.
+        others = [] if role == TRANSLATOR else ["scratch", "pretrain", "file:PATH"]
+        if not (start.startswith("file:") and others):
+            require_known(f"{path}.init.{role}", start, [*others, *earlier])
         if start in earlier:
             found, wanted = METHODS[earlier[start].method].SPEC.predicts, "images" if role == TRANSLATOR else "labels"
             if found != wanted:
@@ -142,7 +144,7 @@ def _check_stage(params: Params, stage: Stage, path: str, earlier: Mapping[str, 
                     f"{path}.init.{role}: the network of '{start}' ({earlier[start].method}) predicts {found}; name a "
                     f"stage whose network predicts {wanted}"
                 )
-    if missing := [role for role in roles if role not in stage.init]:
+    if missing := [role for role in roles if role not in resolved.init]:
         raise UserError(f"{path}.init: nothing for {missing}; {stage.method} starts from {list(roles)}")
     if resolved.labels is not None:
         named = [name for name, other in earlier.items() if METHODS[other.method].SPEC.predicts == "labels"]
@@ -174,7 +176,7 @@ def expanded(params: Params, recipe: Recipe) -> dict[str, Stage]:
                 changes["optim"] = {**stage.optim, "lr": rates[index]}
             if before is not None:
                 changes["labels"]["of"] = before
-                changes["init"] = {**stage.init, "student": before}
+                changes["init"] = {**(stage.init or {}), "student": before}
             before = f"{name}{index + 1}"
             stages[before] = stage.model_copy(update=changes)
     return stages
@@ -184,6 +186,7 @@ class ResolvedStage(Model):
     """A stage with everything filled in: what a training job needs beside data, seed and parents."""
 
     method: str
+    init: dict[str, str]
     knobs: dict[str, Any]
     weights: dict[str, float]
     network: Network
@@ -254,8 +257,10 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
     if shown is None:
         _check_view(f"{views}.target", train.target, params.task.target)
         _check_quarter(f"{views}.target.crop", train.target.crop, spec.streams(knobs, weights))
+    students = [role for role in spec.initial_roles(knobs) if role == "student"]
     return ResolvedStage(
         method=stage.method,
+        init=dict.fromkeys(students, "pretrain") if stage.init is None else stage.init,
         knobs=knobs.model_dump(mode="json"),
         weights=weights,
         network=laid(params.network, stage.network, "network"),

@@ -227,7 +227,7 @@ def predict(options: Namespace) -> None:
 
 
 def gc(options: Namespace) -> None:
-    """List, or remove, folders of runs, evaluations and prepared sets that no study plans."""
+    """List, or remove, folders of what was made and no study plans."""
     from udaseg.driver import only_driver
     from udaseg.jobs import unplanned
     from udaseg.parameters import load_params

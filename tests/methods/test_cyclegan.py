@@ -107,7 +107,7 @@ def test_the_edge_term_alone_pulls_only_on_the_generator_to_the_target():
 
 def test_a_few_steps_on_a_batch_lower_the_cycle():
     run = away(run_of({"generator_lr": 3e-3}, optim={"schedule": "constant"}))
-    values = [run(index, [batch(0)])[0]["cycle"] for index in range(12)]
+    values = [run(index, [batch(0)])[0]["cycle"] for index in range(20)]
     assert values[-1] < values[0] / 2
 
 
@@ -120,7 +120,7 @@ def test_the_critics_learn_to_tell_the_domains():
 
 def test_another_light_is_learnt():
     rates = {"generator_lr": 3e-3, "critic_lr": 3e-3}
-    run = run_of(rates, weights={"identity": 0.0, "cycle": 2.0}, optim={"schedule": "constant"})
+    run = run_of(rates, weights={"identity": 0.0}, optim={"schedule": "constant"})
     for index in range(60):
         run(index, [tinted(index)])
     sources = torch.cat([tinted(index).source.image for index in range(100, 110)])
@@ -128,12 +128,10 @@ def test_another_light_is_learnt():
     with torch.no_grad():
         found = run.method.predictor()(sources)
     before, after = ((mean_colour(one) - mean_colour(targets)).abs().sum() for one in (sources, found))
-    assert after < 0.7 * before
+    assert after < 0.6 * before
     # What was where, is there still.
-    centred = [
-        (one - one.mean((2, 3), keepdim=True)).flatten(1) for one in (sources.mean(1, True), found.mean(1, True))
-    ]
-    assert F.cosine_similarity(*centred).min() > 0.8
+    centred = [(one - one.mean((2, 3), keepdim=True)).flatten(2) for one in (sources, found)]
+    assert F.cosine_similarity(*centred, dim=-1).mean() > 0.9
 
 
 @pytest.mark.parametrize(

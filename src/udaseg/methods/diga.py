@@ -29,9 +29,9 @@ from torch import Tensor
 
 from udaseg.data.streams import Batch, Target
 from udaseg.errors import UserError
-from udaseg.methods import diga_warmup
 from udaseg.methods.base import Context, MethodSpec, Step, Terms
-from udaseg.methods.diga_warmup import DiGAWarmup, mean_cross_entropy, mixed_views
+from udaseg.methods.diga_warmup import Config as WarmupConfig
+from udaseg.methods.diga_warmup import DiGAWarmup, mean_cross_entropy, mixed_views, qualifier, roles, translates
 from udaseg.nets.base import Outputs
 from udaseg.ops.bank import nearest
 from udaseg.ops.consensus import bilateral_consensus, confirmed_means, feature_labels
@@ -41,7 +41,7 @@ from udaseg.ops.mixing import mix
 from udaseg.ops.prototypes import ClassMeans, momentum_update
 
 
-class Config(diga_warmup.Config):
+class Config(WarmupConfig):
     # Of the target. both: where probabilities (the earlier stage's classes) and features (nearest centroid) agree;
     # or those of one of them alone, everywhere.
     labels: Literal["both", "probability", "feature"] = "both"
@@ -65,9 +65,9 @@ SPEC = MethodSpec(
     weights={"seg": 1.0, "mix": 1.0, "distil": 0.25},  # as released
     views=_views,
     consumes=lambda knobs, weights: ("prototypes", "counts") if _uses_centroids(knobs, weights) else (),
-    roles=diga_warmup.roles,
-    translates=diga_warmup.translates,
-    qualifier=diga_warmup.qualifier,
+    roles=roles,
+    translates=translates,
+    qualifier=qualifier,
 )
 
 

@@ -93,9 +93,7 @@ class Translator(nn.Module):
             if self.knobs.translator == "identity":
                 return source
             if target is None or not target.numel():
-                raise ValueError(
-                    f"the translator '{self.knobs.translator}' takes its look from target images: none given"
-                )
+                raise ValueError(f"the translator '{self.knobs.translator}' looks at target images, and none is given")
             looks = resize(target[torch.arange(len(source), device=target.device) % len(target)], source.shape[-2:])
             if self.knobs.translator == "lab":
                 return lab_transfer(source, looks)

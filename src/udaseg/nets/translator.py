@@ -13,7 +13,7 @@ MARGIN = 0.05  # of the range of colours on each side, so that black and white h
 
 
 def conv_norm(channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution without bias, and instance normalisation in the form that is fast in every layout of the memory."""
+    """3x3 convolution without bias, and instance normalisation in a form that is fast in every layout of the memory."""
     return nn.Sequential(nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.GroupNorm(width, width))
 
 

@@ -28,11 +28,12 @@ def protocol_text(protocol: dict[str, Any], report: Report) -> str:
     how = "whole image" if window is None else f"sliding window {size(window['size'])}, stride {size(window['stride'])}"
     share = protocol.get("aggregate")
     aggregated = "" if share is None else f"test-time aggregation with a share of {share:g}, "
+    fused = "; of several passes the highest logits" if protocol.get("fusion") == "max" else ""
     sets = "; ".join(f"{name}: {len(members)} classes" for name, members in report.class_sets.items())
     return (
         f"Protocol: {protocol['dataset']}, split {protocol['split']}, {protocol['images']} images, input "
         f"{size(protocol['input'])}, {how}, {aggregated}flip {'on' if protocol['flip'] else 'off'}, "
-        f"scales {', '.join(f'{scale:g}' for scale in protocol['scales'])}; {protocol['resize']}; {sets}"
+        f"scales {', '.join(f'{scale:g}' for scale in protocol['scales'])}{fused}; {protocol['resize']}; {sets}"
     )
 
 

@@ -7,40 +7,55 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from udaseg.reports.pictures import shrink
 from udaseg.reports.study import Report
-from udaseg.reports.style import STYLE
-from udaseg.runs import is_whole
+from udaseg.reports.style import STYLE, wrapped
+from udaseg.runs import is_whole, read_yaml
 
 TITLES = {"cyclegan": "CycleGAN", "lab": "LAB statistics", "fourier": "Fourier (FDA)", "identity": "no translation"}
 CAPTION = (
-    "What the translators make of some source images (first seed). LAB and Fourier took their look from the target "
-    "image on the right, the CycleGAN from all of them."
+    "What the translators make of some source images (first seed). LAB and Fourier take their look from the target "
+    "image on the right, a CycleGAN from all of them."
 )
 
 
 def contact_sheet(report: Report) -> tuple[str, Figure] | None:
-    """Caption and figure; None where no translation is finished."""
-    found = {name: folder for name, folder in report.translations if is_whole(folder)}
+    """Caption, which names translations that are not finished, and figure; None where none is finished."""
+    found = [(name, folder) for name, folder in report.translations if is_whole(folder)]
     if not found:
         return None
-    some = next(iter(found.values()))
-    columns = [("source", some, "source"), *((TITLES[name], folder, "translated") for name, folder in found.items())]
-    columns.append(("target", some, "target"))
+    missing = [f"{TITLES[name]} ({folder})" for name, folder in report.translations if (name, folder) not in found]
+    caption = f"{CAPTION} Left out, since not finished or changed since: {', '.join(missing)}." if missing else CAPTION
+    some = found[0][1]  # all show the same pairs
+    columns = [(_title(report, found, index), folder, "translated") for index, (_, folder) in enumerate(found)]
+    columns = [("source", some, "source"), *columns, ("target", some, "target")]
     rows = len(list(some.glob("source-*.png")))
     height, width = _picture(some / "source-0.png").shape[:2]
     panel = min(2.3, 9.2 / len(columns))
+    titles = [wrapped(title, int(panel / 0.075)) for title, _, _ in columns]  # inches of a letter
+    lines = 1 + max(title.count("\n") for title in titles)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(panel * len(columns), rows * (panel * height / width + 0.05) + 0.3))
+        figure = Figure(figsize=(panel * len(columns), rows * (panel * height / width + 0.05) + 0.14 + 0.16 * lines))
         grid = figure.subplots(rows, len(columns), squeeze=False)
-        for column, (title, folder, kind) in enumerate(columns):
+        for column, (title, (_, folder, kind)) in enumerate(zip(titles, columns, strict=True)):
             grid[0, column].set_title(title, fontsize=8.5, fontweight="normal", pad=2.5)
             for row in range(rows):
                 grid[row, column].imshow(_picture(folder / f"{kind}-{row}.png"), interpolation="bilinear")
                 grid[row, column].set_axis_off()
-    return CAPTION, figure
+    return caption, figure
+
+
+def _title(report: Report, found: list[tuple[str, Path]], index: int) -> str:
+    """A translator's name; among several of its kind, with the recipes that trained it or with the share it takes."""
+    name, folder = found[index]
+    if [other for other, _ in found].count(name) == 1:
+        return TITLES[name]
+    spec = read_yaml(folder / "spec.yaml")
+    recipes = dict.fromkeys(run.label for run in report.runs if str(run.folder) == spec["run"])
+    return f"{TITLES[name]}, {' / '.join(recipes) or spec['knobs']['fourier_share']}"
 
 
 def _picture(path: Path) -> np.ndarray:
     """(H, W, 3) uint8."""
     with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+        return shrink(np.asarray(image.convert("RGB")))
