@@ -35,7 +35,7 @@ def feature_labels(
         ValueError: shapes do not fit.
     """
     weights = assignment_weights(prototype_distances(features, centroids), seen=seen)
-    labels = resize(weights, size).argmax(dim=1)
+    labels = resize(weights, size).max(dim=1).indices
     if seen is not None:
         labels = labels.masked_fill(~seen.any(), IGNORE)
     return FeatureLabels(labels, weights)
