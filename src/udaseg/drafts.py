@@ -231,11 +231,12 @@ def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job
     assert isinstance(run.spec, TrainSpec)
     trained = {parent.folder: parent for parent in run.parents}.get(run.spec.init.get("translator", ""))
     place = f"results/{params.task.source.dataset}-{params.task.target.dataset}"
+    used = ("translator", "fourier_share") if resolved.knobs["translator"] == "fourier" else ("translator",)
     draft = TranslateSpec(
         kind="translate",
         folder=place,
         translator=resolved.knobs["translator"],
-        knobs={name: resolved.knobs[name] for name in TranslatorKnobs.model_fields},
+        knobs={name: resolved.knobs[name] for name in TranslatorKnobs.model_fields if name in used},
         run=trained.folder if trained else None,
         source=source.folder,
         target=target.folder,

@@ -132,6 +132,11 @@ def _check_stage(params: Params, stage: Stage, path: str, earlier: Mapping[str, 
     resolved = resolve_stage(params, stage, path)
     roles = spec.initial_roles(spec.Config.model_validate(resolved.knobs))
     for role, start in resolved.init.items():
+        if role == TRANSLATOR and role not in roles:
+            raise UserError(
+                f"{path}.init.{role}: with these knobs {stage.method} takes no trained translator; leave it out, in a "
+                "recipe of its own where a study changes another's knobs"
+            )
         require_known(f"{path}.init", role, roles)
         # A translator's weights fit no other network, and its translations are shown by its run.
         others = [] if role == TRANSLATOR else ["scratch", "pretrain", "file:PATH"]

@@ -365,13 +365,15 @@ class TestDegenerate:
         return run
 
     @pytest.mark.parametrize("consistency", ["paper", "released"])
-    def test_a_class_that_was_never_predicted_gives_no_label_and_stays_out(self, consistency):
+    def test_a_class_without_a_prototype_keeps_its_pixels_and_gets_no_others(self, consistency):
         run = self.with_unseen(knobs={"consistency": consistency})
-        made = batch_of(run, soft=torch.tensor([0.1, 0.8, 0.1]).view(1, 3, 1, 1).expand(2, 3, 16, 16))
-        assert not (labels_of(run, made) == 1).any()
-        values, _ = run(0, [made])
+        soft = torch.tensor([0.5, 0.4, 0.1]).view(1, 3, 1, 1).repeat(2, 1, 16, 16)
+        soft[..., :4] = torch.tensor([0.1, 0.8, 0.1]).view(1, 3, 1, 1)
+        found = labels_of(run, batch_of(run, soft=soft))
+        assert (found[..., :4] == 1).all() and not (found[..., 4:] == 1).any()
+        values, _ = run(0, [batch_of(run, soft=soft)])
         assert all(math.isfinite(value) for value in values.values())
-        assert not run.method.labelling.prototypes[1].any() and not run.method.labelling.teacher[1].any()
+        assert float(run.method.labelling.teacher[1].norm()) == pytest.approx(1, abs=1e-5)
 
     def test_it_takes_part_once_the_labels_show_it(self):
         run = self.with_unseen(knobs={"rectify": False})

@@ -163,15 +163,20 @@ def test_beyond_the_image_nothing_is_drawn():
     torch.testing.assert_close(drawn.shares.sum(1), torch.full((2,), 0.75))
 
 
-def test_an_unseen_class_gets_no_label_and_all_stays_finite():
+def test_where_the_teacher_says_a_class_without_a_prototype_it_is_believed():
     run = run_of()
     with torch.no_grad():
         run.method.labelling.prototypes[1] = 0
     run.method.labelling.teacher[1] = 0
     run.method.labelling.prior.copy_(torch.tensor([1.0, 0.0, 0.0]))
-    judged = run.method.teacher_logits(run.method.teacher(batch_of(run).target.image))
+    outputs = run.method.teacher(batch_of(run).target.image)
+    plain = outputs.logits.clone()
+    plain[:, 1, :, :8] += 100
+    plain[:, 1, :, 8:] -= 100
+    judged = run.method.teacher_logits(outputs._replace(logits=plain))
     run.method._judged = None
-    assert not (resize(judged, (64, 64)).argmax(1) == 1).any()
+    assert torch.equal(judged[..., :8], plain[..., :8])
+    assert not (judged[..., 8:].argmax(1) == 1).any()
     for index in range(2):
         values, _ = run(index, [batch_of(run, index)])
         assert all(math.isfinite(value) for value in values.values())

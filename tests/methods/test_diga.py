@@ -177,8 +177,8 @@ class TestBothStages:
         assert said() == (("student", "translator"), {"source"}, "")
         assert said(translator="lab") == (("student",), {"source", "target"}, "LAB translation")
         assert said(translator="identity")[1] == {"source"}
-        assert said(crdomix=False) == (("student",), {"source"}, "")
-        assert said(crdomix=False, translator="lab") == (("student",), {"source"}, "")
+        assert said(crdomix=False) == (("student",), {"source"}, "no CrDoMix")
+        assert said(crdomix=False, translator="lab") == (("student",), {"source"}, "no CrDoMix")
 
     def test_the_translator_is_a_run_of_its_own_and_no_part_of_the_state(self, method):
         made = Generator(width=4, blocks=1)

@@ -3,8 +3,8 @@
 Li, Li, He, Zhang, Jia & Zhang, "Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation",
 CVPR 2022, arXiv 2203.09744.
 
-Loss: seg + target + 0.1 self_label + 5 reg. The warm-up model's soft labels stay as they are; multiplied by how near a
-moving teacher's features are to each class's prototype they give the labels of `target`, on weak views. `self_label`
+Loss: seg + target + 0.1 self_label + 0.13 reg. The warm-up model's soft labels stay as they are; multiplied by how near
+a moving teacher's features are to each class's prototype they give the labels of `target`, on weak views. `self_label`
 trains the prototypes, and nothing else: sampled features of the teacher are assigned to them, together with a queue of
 earlier ones, so that the classes get the shares that they have among the labels, and the prototypes' own softmax is to
 say the same. `reg` asks for one prediction of weak and strong views. After the step the queue takes the sampled
@@ -22,9 +22,12 @@ Differences from the released code
 - Pixels are sampled from the weak view at a quarter of its resolution, where their labels are; the release takes them
   from the whole image.
 - Maps follow the strong view as its picture did; the view is ProDA's, without a further blur and jitter of colours.
-- All labels empty: a loss of 0, not NaN. A class of the share 0 has 1e-6 in assignments, not NaN. A class that the
-  warm-up model never predicted takes no part until a label shows it, which a rectified one does not; the release lets
-  its prototype of zeros compete.
+- All labels empty: a loss of 0, not NaN. A class of the share 0 has 1e-6 in assignments, not NaN.
+- A class without a prototype, as no image showed enough of it, keeps the pixels that the soft labels give it, gets no
+  others, and takes their mean as its prototype; the release lets its prototype of zeros compete.
+
+With `prior: paper` the shares follow labels that follow them: a class that is lost in the labels loses its share, too.
+P_SL looks at the classifier's input pixel by pixel, and with `network.head: aspp` the classifier sees more than that.
 """
 
 from collections.abc import Generator
@@ -43,7 +46,9 @@ from udaseg.methods.self_labelling import (
     FixedPrototypes,
     SelfLabellingKnobs,
     build_self_labelling,
+    kept_where_unseen,
     left_by_warmup,
+    prototype_optimiser,
     remember,
 )
 from udaseg.nets.self_labelling import Drawn, SelfLabelling
@@ -89,7 +94,9 @@ def _consumes(knobs: Config, weights: Any) -> tuple[str, ...]:
 SPEC = MethodSpec(
     name="cpsl",
     Config=Config,
-    weights={"seg": 1.0, "target": 1.0, "self_label": 0.1, "reg": 5.0},  # as released for GTA5
+    # As released for GTA5, but for reg: its 5 is of a divergence in one direction, divided by 19 classes (consistency:
+    # released); 5 / (2 * 19) is as much of the paper's form.
+    weights={"seg": 1.0, "target": 1.0, "self_label": 0.1, "reg": 0.13},
     views=_views,
     consumes=_consumes,
 )
@@ -125,7 +132,7 @@ class CPSL(Method):
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:
         found = super().optimizers(optim)
         if isinstance(self.labelling, SelfLabelling):
-            found["prototypes"] = optim.module(self.labelling)
+            found["prototypes"] = prototype_optimiser(self.labelling, self.knobs, optim)
         return found
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, Drawn | None]:
@@ -162,6 +169,7 @@ class CPSL(Method):
         if self.knobs.rectify and self.labelling is not None and view is not None:
             weights = self.labelling.logits(view.features).softmax(dim=1)
             labels = rectified_labels(target.soft, weights, self.knobs.threshold).labels
+            labels = kept_where_unseen(labels, fixed, self.labelling.seen())
             step.log("relabelled", (labels != fixed).float().mean())
         if view is not None:
             labels = labels.masked_fill(~view.valid, IGNORE)

@@ -2,10 +2,10 @@
 
 Not in the paper, whose stage 1 has fixed soft labels. Here it is the host's own teacher whose probabilities are
 multiplied by P_SL, how near its features are to each class's prototype, before they become pseudo-labels and weights
-(`rectify`); `self_label` trains the prototypes with its features, and nothing else. Prototypes and prior are a warm-up
-model's, so that student and teacher start from that model, too. Pixels are sampled from the target crops at the
-network's own stride. After the step the moving prototypes follow as the teacher does. With the weight of `self_label`
-at 0 it is DACS.
+(`rectify`): sharper ones, of which more exceed the threshold. `self_label` trains the prototypes with its features, and
+nothing else. Prototypes and prior are a warm-up model's, so that student and teacher start from that model, too. Pixels
+are sampled from the target crops at the network's own stride. After the step the moving prototypes follow as the
+teacher does. With the weight of `self_label` at 0 it is DACS.
 """
 
 from collections.abc import Generator
@@ -20,7 +20,13 @@ from udaseg.methods.base import Context, OptimizerFactory, Step, Terms
 from udaseg.methods.dacs import DACS
 from udaseg.methods.dacs import SPEC as HOST
 from udaseg.methods.host import HostKnobs, build_teacher
-from udaseg.methods.self_labelling import SelfLabellingKnobs, build_self_labelling, remember
+from udaseg.methods.self_labelling import (
+    SelfLabellingKnobs,
+    build_self_labelling,
+    kept_where_unseen,
+    prototype_optimiser,
+    remember,
+)
 from udaseg.nets.base import Outputs
 from udaseg.nets.self_labelling import Drawn, SelfLabelling
 from udaseg.ops.bank import nearest
@@ -51,6 +57,7 @@ class Judged(NamedTuple):
     """What the teacher makes of target crops, without a graph."""
 
     features: Tensor  # (B, D, h, w)
+    plain: Tensor  # (B, C, h, w), its logits
     logits: Tensor  # (B, C, h, w), whose softmax the pseudo-labels are
 
 
@@ -68,7 +75,11 @@ class DACSCPSL(DACS):
 
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:
         found = super().optimizers(optim)
-        return found if self.labelling is None else found | {"prototypes": optim.module(self.labelling)}
+        return (
+            found
+            if self.labelling is None
+            else found | {"prototypes": prototype_optimiser(self.labelling, self.knobs, optim)}
+        )
 
     def teacher_logits(self, outputs: Outputs) -> Tensor:
         if self.labelling is None:
@@ -78,10 +89,14 @@ class DACSCPSL(DACS):
 
     @torch.no_grad()
     def _judge(self, labelling: SelfLabelling, outputs: Outputs) -> Judged:
-        features, logits = outputs.features["embedding"], super().teacher_logits(outputs)
-        if self.knobs.rectify:
-            logits = logits + labelling.logits(features).log_softmax(dim=1)
-        return Judged(features, logits)
+        features, plain = outputs.features["embedding"], super().teacher_logits(outputs)
+        if not self.knobs.rectify:
+            return Judged(features, plain, plain)
+        rectified = plain + labelling.logits(features).log_softmax(dim=1)
+        classes = rectified.argmax(dim=1)
+        # Where P_SL knows nothing of the teacher's class, the teacher is believed.
+        changed = kept_where_unseen(classes, plain.argmax(dim=1), labelling.seen()) == classes
+        return Judged(features, plain, torch.where(changed[:, None], rectified, plain))
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, Any]:
         yield from super().losses(batch, step)
@@ -92,7 +107,7 @@ class DACSCPSL(DACS):
         self._judged = None
         inside = nearest(batch.target.valid, judged.logits.shape[-2:])
         labels = judged.logits.argmax(dim=1).masked_fill(~inside, IGNORE)
-        term, drawn = self.labelling(judged.features, labels, step.generator, judged.logits)
+        term, drawn = self.labelling(judged.features, labels, step.generator, judged.plain)
         yield {"self_label": term}
         return drawn
 

@@ -17,6 +17,8 @@ Differences from the released code
 - A class whose centroid was never seen gives no label, and takes its first vector whole; the release lets zeros
   compete. With no class seen there are no labels of features.
 - Pixels of a crop beyond the target image have no label.
+- The feature is what the classifier sees; with `network.head: squeeze_excite` that is the release's.
+- Scored by the study's protocol; the release takes the highest logits of two scales (`fusion: max`).
 - A second round takes the centroids of the job that made its labels; the release keeps the first round's.
 """
 

@@ -16,6 +16,7 @@ Differences from the released code
 - The translator is a CycleGAN of our own; the release's, with two encoders and a perceptual loss, is not built here.
 - seg is the plain cross-entropy also for SYNTHIA, where the release picks hard pixels. One scale of images a batch.
 - Colours are augmented and blended in [0, 1], by torchvision; see `ops.blend`.
+- The clean view is the source stream's, whose colours `train.source.jitter` may change.
 - An image without any label shows its augmented self, where the release mixes with the mask of its last step.
 """
 
@@ -74,13 +75,14 @@ def translates(knobs: Config) -> bool:
 
 
 def qualifier(knobs: Config) -> str:
-    return translator_qualifier(knobs) if knobs.crdomix else ""
+    return translator_qualifier(knobs) if knobs.crdomix else "no CrDoMix"
 
 
 SPEC = MethodSpec(
     name="diga_warmup",
     Config=Config,
     weights={"seg": 1.0, "distil": 0.5},  # released, GTA5; SYNTHIA: distil 0.25
+    always=("seg", "distil"),  # without distil it is source-only training
     views=lambda knobs: {"seg": frozenset({"source"}), "distil": mixed_views(knobs)},
     roles=roles,
     translates=translates,

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from udaseg.errors import UserError
-from udaseg.methods.base import Context, Knobs, Step
+from udaseg.methods.base import Context, Knobs, OptimizerFactory, Step
 from udaseg.nets.self_labelling import Drawn, SelfLabelling
 from udaseg.ops.self_labelling import cosine_logits, seen_classes
 
@@ -33,6 +34,9 @@ class SelfLabellingKnobs(Knobs):
     queue_scores: Fidelity = "paper"
     # released: the teacher's logits are assigned, too, as a second set of labels; paper: features alone are.
     logit_term: Fidelity = "paper"
+    # Of the prototypes' rate in that of the heads (released 1, with SGD). L_SL is their one gradient, and AdamW sees no
+    # gradient's scale: with it, this decides how fast they move, and the weight of `self_label` nothing.
+    prototype_rate: Annotated[float, Field(gt=0)] = 1.0
 
 
 class FixedPrototypes(nn.Module):
@@ -47,7 +51,11 @@ class FixedPrototypes(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """As `SelfLabelling.logits`: features (B, D, h, w) to (B, C, h, w), whose softmax is P_SL."""
-        return cosine_logits(features, self.prototypes, self.temperature, seen_classes(self.prototypes))
+        return cosine_logits(features, self.prototypes, self.temperature, self.seen())
+
+    def seen(self) -> Tensor:
+        """(C,) bool: classes that have a prototype."""
+        return seen_classes(self.prototypes)
 
 
 def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
@@ -75,6 +83,24 @@ def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
         queue_scores=knobs.queue_scores,
         logit_term=knobs.logit_term == "released",
     )
+
+
+def prototype_optimiser(labelling: SelfLabelling, knobs: SelfLabellingKnobs, optim: OptimizerFactory) -> Optimizer:
+    """The run's kind of optimiser for the prototypes, at `prototype_rate` times the heads' rate."""
+    optimiser = optim.module(labelling)
+    for group in optimiser.param_groups:
+        group["lr"] *= knobs.prototype_rate
+    return optimiser
+
+
+def kept_where_unseen(rectified: Tensor, plain: Tensor, seen: Tensor) -> Tensor:
+    """Rectified labels, but plain ones where these are of a class without a prototype, of which P_SL knows nothing.
+
+    Args:
+        rectified, plain: (B, h, w) int64, 255 = ignore.
+        seen: (C,) bool, classes with a prototype.
+    """
+    return torch.where((plain[..., None] == (~seen).nonzero()[:, 0]).any(dim=-1), plain, rectified)
 
 
 def left_by_warmup(context: Context, name: str, shape: tuple[int, ...]) -> Tensor:

@@ -67,7 +67,7 @@ class Translator(nn.Module):
         if knobs.translator == "cyclegan":
             if ROLE not in initial:
                 raise UserError(
-                    f"init.{ROLE}: has no weights; name a stage or a finished run of the method cyclegan, or set "
+                    f"init.{ROLE}: has no weights; name an earlier stage of the method cyclegan, or set "
                     "knobs.translator to lab, fourier or identity"
                 )
             origin, tensors = initial[ROLE]

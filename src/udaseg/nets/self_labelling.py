@@ -147,7 +147,11 @@ class SelfLabelling(nn.Module):
 
         Gradients reach the features only. A class that was not seen gets -1e4; if none was, all get 0.
         """
-        return cosine_logits(features, self.teacher, self.temperature, seen_classes(self.teacher))
+        return cosine_logits(features, self.teacher, self.temperature, self.seen())
+
+    def seen(self) -> Tensor:
+        """(K,) bool: classes that have a prototype."""
+        return seen_classes(self.teacher)
 
     def forward(
         self, features: Tensor, labels: Tensor, generator: torch.Generator, logits: Tensor | None = None

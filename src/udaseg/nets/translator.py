@@ -96,8 +96,8 @@ class Generator(nn.Module):
             else:
                 return made
         raise UserError(
-            f"{origin}: these are not the weights of an image translator ({reason}); name a stage or run of the method "
-            "cyclegan"
+            f"{origin}: these are not the weights of an image translator ({reason}); name an earlier stage of the "
+            "method cyclegan"
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def _title(report: Report, found: list[tuple[str, Path]], index: int) -> str:
         return TITLES[name]
     spec = read_yaml(folder / "spec.yaml")
     recipes = dict.fromkeys(run.label for run in report.runs if str(run.folder) == spec["run"])
-    return f"{TITLES[name]}, {' / '.join(recipes) or spec['knobs']['fourier_share']}"
+    return f"{TITLES[name]}, {' / '.join(recipes) or spec['knobs'].get('fourier_share', folder.name)}"
 
 
 def _picture(path: Path) -> np.ndarray:
