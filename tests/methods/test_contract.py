@@ -72,17 +72,14 @@ def small(method: str, knobs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in SMALL.items() if name in METHODS[method].SPEC.Config.model_fields} | knobs
 
 
-POINTS = [
-    pytest.param(method, small(method, knobs), id=title(method, knobs))
-    for method in METHODS
-    for knobs in own_points(method)
-]
-# The same with all terms, and with each single one of those that can be turned off without its weight.
+OWN = [(method, knobs) for method in METHODS for knobs in own_points(method)]
+POINTS = [pytest.param(method, small(method, knobs), id=title(method, knobs)) for method, knobs in OWN]
+# The same with all terms, and, where at most one knob is changed, with each of those off that can be.
 WEIGHTED = [
-    pytest.param(*point.values, off, id=f"{point.id}-{'without ' + off if off else 'all'}")
-    for point in POINTS
-    for spec in [METHODS[point.values[0]].SPEC]
-    for off in [None, *(t for t in spec.existing(spec.Config(**point.values[1])) if t not in spec.always)]
+    pytest.param(method, small(method, knobs), off, id=f"{title(method, knobs)}-{'without ' + off if off else 'all'}")
+    for method, knobs in OWN
+    for spec in [METHODS[method].SPEC]
+    for off in [None, *(t for t in spec.existing(spec.Config(**knobs)) if t not in spec.always and len(knobs) < 2)]
 ]
 
 
