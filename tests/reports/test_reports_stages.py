@@ -204,6 +204,20 @@ def test_the_figure_of_stages_has_a_line_per_recipe(staged: Path) -> None:
     assert again is not None and render(again) == render(figure)
 
 
+def test_a_stage_that_is_not_scored_has_no_place(staged: Path) -> None:
+    content = yaml.safe_load(staged.read_text())
+    for entry in content["runs"]:
+        if (entry["recipe"], entry["stage"]) == ("cbst", "warmup"):
+            entry["evaluation"] = None
+    staged.write_text(yaml.safe_dump(content))
+    report = read_report(staged)
+    table, figure = stage_table(report), stage_lines(report)
+    assert table is not None and figure is not None
+    assert [row[1] for row in table.rows[: len(ROUNDS)]] == list(ROUNDS)
+    assert str(table.rows[0][3]) == str(table.rows[len(ROUNDS)][3])  # no stage before it, as in the next recipe
+    assert figure.axes[0].get_xticklabels()[0].get_text().split("\n")[0] == ROUNDS[0]
+
+
 def test_a_study_of_single_stages_has_neither(study: Path) -> None:
     report = read_report(study)
     assert stage_table(report) is None and stage_lines(report) is None

@@ -121,7 +121,7 @@ def small_multiples(panels: list[tuple[str, list[Line]]], columns: int, legend_c
             columnspacing=1,
             labelspacing=0.25,
         )
-        axes.set_title(wrapped(title, 30), fontsize=8.5, pad=6 + 9 * -(-len(lines) // legend_columns))
+        axes.set_title(wrapped(title, 27), fontsize=8.5, pad=6 + 9 * -(-len(lines) // legend_columns))
         axes.set_xlim(left=0)
     return figure
 

@@ -13,9 +13,16 @@ from udaseg.reports.study import Report
 from udaseg.reports.style import WIDTH, legend_columns, method_styles
 
 
+def scored_stages(report: Report, label: str) -> list[str]:
+    """The stages of a row that are scored, in order, which a translator is not; all where the study scores nothing."""
+    stages = report.stages(label)
+    scored = [stage for stage in stages if any(run.evaluation for run in report.stage_runs(label, stage))]
+    return scored or stages
+
+
 def several_stages(report: Report) -> list[str]:
-    """The rows of the main table whose recipes have more than one stage."""
-    return [label for label in report.labels() if len(report.stages(label)) > 1]
+    """The rows of the main table whose recipes have more than one such stage."""
+    return [label for label in report.labels() if len(scored_stages(report, label)) > 1]
 
 
 def stage_table(report: Report) -> Table | None:
@@ -27,7 +34,7 @@ def stage_table(report: Report) -> Table | None:
     rows, numbers = [], []
     for label in several_stages(report):
         before: pd.Series | None = None
-        for stage in report.stages(label):
+        for stage in scored_stages(report, label):
             values = scores(report, label, stage)
             planned = len(report.stage_runs(label, stage))
             summary = summarise(values, planned)
@@ -69,7 +76,7 @@ def stage_lines(report: Report) -> Figure | None:
     labels = [
         label
         for label in several_stages(report)
-        if any(len(scores(report, label, stage)) for stage in report.stages(label))
+        if any(len(scores(report, label, stage)) for stage in scored_stages(report, label))
     ]
     if not labels:
         return None
@@ -78,7 +85,7 @@ def stage_lines(report: Report) -> Figure | None:
     styles = method_styles(report)
     names: list[dict[str, None]] = []  # by place on the axis, what the recipes call the stage there
     for index, label in enumerate(labels):
-        stages = report.stages(label)
+        stages = scored_stages(report, label)
         names += [{} for _ in range(len(stages) - len(names))]
         for place, stage in enumerate(stages):
             names[place][stage] = None
