@@ -125,7 +125,7 @@ def test_a_share_that_is_none_is_refused(share):
 def test_labels_are_never_aggregated():
     content = {
         "rule": "threshold", "protocol": PLAIN.model_dump() | {"aggregate": 0.5}, "threshold": 0.5, "portion": 0.3,
-        "every": 4, "mine_below": 0.05, "sharpness": 0.25, "min_pixels": 5,
+        "every": 4, "mine_below": 0.05, "sharpness": 0.25, "min_pixels": 5, "prototypes": "target",
     }  # fmt: skip
     with pytest.raises(UserError, match="is for scores only"):
         validate(Labels, content, "labels")
