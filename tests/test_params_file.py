@@ -7,10 +7,12 @@ import yaml
 from project import ROOT
 from pydantic_core import PydanticUndefined
 
-from udaseg.config import CamvidData, FolderData, Params, Recipe, Stage
+from udaseg.config import CamvidData, FolderData, Params, Recipe, Stage, Sweep
 from udaseg.methods import METHODS
 from udaseg.parameters import load_params
 from udaseg.plan import make_plan
+from udaseg.specs import ReportSpec
+from udaseg.sweeps import sweep_rows
 from udaseg.validation import Model
 
 RAW: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -32,7 +34,7 @@ def test_params_has_exactly_the_methods() -> None:
 def test_every_key_of_the_model_stands_in_params() -> None:
     """No number of an experiment has a default elsewhere: the models' only ones are those of entries in a mapping."""
     assert list(RAW) == list(Params.model_fields)
-    allowed = {Stage, Recipe, FolderData, CamvidData}
+    allowed = {Stage, Recipe, Sweep, FolderData, CamvidData}
     assert {model for model in models(Model) if defaults(model)} <= allowed | spec_models()
     for key in ("task", "network", "pretrain", "optim", "train", "evaluate", "report"):
         annotation = Params.model_fields[key].annotation
@@ -83,3 +85,13 @@ def test_the_full_study_has_every_recipe_and_shares_the_runs_of_the_reported_one
     assert set(full.run) == set(full.recipes)
     kept = {folder for folder, job in make_plan(reported).jobs.items() if job.kind != "report"}
     assert kept < set(make_plan(full).jobs)
+
+
+def test_no_point_of_a_sweep_is_skipped() -> None:
+    """At the sizes of the default parameters, and at those of the study of sweeps."""
+    params = load_params(ROOT / "params.yaml", "toytown")
+    for name in params.sweeps:
+        rows, skipped = sweep_rows(params, name)
+        assert rows and not skipped, (name, skipped)
+    report = make_plan(load_params(ROOT / "params.yaml", "toytown_sweeps")).report.spec
+    assert isinstance(report, ReportSpec) and report.skipped == []

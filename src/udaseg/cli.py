@@ -9,6 +9,7 @@ from udaseg.errors import UserError
 
 EXAMPLES = """examples:
   udaseg plan                         the jobs of the default study: what is done, and what the others will take
+  udaseg plan --sweep pipa_terms      what one sweep needs and costs, before a study lists it
   udaseg plan --study toytown --write write their specs to state/specs/, for the verbs below
   udaseg train state/specs/SPEC.yaml  train one run by hand; the same command again goes on where it was stopped
   udaseg predict --run RUN --output maps/ street1.png street2.png
@@ -16,7 +17,7 @@ EXAMPLES = """examples:
 """
 PLAN = """Print the jobs of a study in the order in which they can run: whether each is done; how many later
 jobs and recipes need it, where more than one recipe or seed do; the hours and the disk it took or will take; and
-the sums of what is to do. Each number says where it is from:
+the sums of what is to do, and which points of sweeps are skipped, and why. Each number says where it is from:
   measured   this job's own, or of the newest finished job that did the same work on such a device
   derived    of a finished job that differs in what a line below the table names, or a bound that was computed
   elsewhere  as these two, but there is only a measurement on another device, which a line below the table names
@@ -58,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", "Print the jobs of a study, and what they will take.", "udaseg plan --study toytown")
     plan.description = PLAN
     _study(plan)
-    plan.add_argument(
+    way = plan.add_mutually_exclusive_group()
+    way.add_argument("--sweep", metavar="NAME", help="only what this sweep needs, whether the study lists it or not")
+    way.add_argument(
         "--write",
         action="store_true",
         help="write the jobs' specs to state/specs/, and print where each one lies in the place of what it takes",

@@ -13,9 +13,11 @@ from udaseg.validation import Model, require_known
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
 PathText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./${}:~,+@=-]{1,400}$")]
+PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:()+-]{1,80}$")]  # of a sweep
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Split = Literal["train", "val", "test"]
 Scored = Literal["val", "test"]  # splits whose labels are kept at native size, too
 Fidelity = Literal["paper", "released"]  # where the released code does something else than the paper says
@@ -317,6 +319,32 @@ class Recipe(Model):
     protocol: dict[str, Any] = Field(default={})  # what differs from `evaluate.protocol` when this recipe is scored
 
 
+class Sweep(Model):
+    """A recipe with other values at some of its parameters: every combination of lists, or points by name.
+
+    A parameter is STAGE.PART.NAME, as it would stand below `recipes.RECIPE.stages`; `udaseg.sweeps` holds it against
+    the recipe.
+    """
+
+    title: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:()+/-]{1,60}$")]
+    recipe: Name
+    until: Name | None = None  # the last stage that is trained; null: all are
+    seeds: Seeds | None = None  # null: the study's
+    over: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] | None = None
+    # parameter -> values
+    points: Annotated[dict[PointName, dict[str, Any]], Field(min_length=1)] | None = None
+    # name -> parameter -> value; `recipe` and `until` beside them say what is taken in the place of the sweep's
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Sweep":
+        if (self.over is None) == (self.points is None):
+            raise ValueError("over: give either it, lists of values for parameters, or `points`, parameters by name")
+        for path, values in (self.over or {}).items():
+            refuse_twice(f"over.{path}", values)
+        refuse_twice("seeds", self.seeds or [])
+        return self
+
+
 class Report(Model):
     baseline: Name  # recipes between which 'gap closed' is measured
     oracle: Name
@@ -324,8 +352,9 @@ class Report(Model):
 
 class Params(Model):
     study: Name
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     run: Annotated[list[Name], Field(min_length=1)]  # recipes of this study, in the report's order
+    sweep: list[Name]  # its sweeps
     mirror: PathText | None  # folder of already downloaded archives, used before any network
     datasets: dict[Name, DatasetSpec]
     task: Task
@@ -337,6 +366,7 @@ class Params(Model):
     evaluate: Evaluate
     methods: dict[Name, MethodParams]
     recipes: dict[Name, Recipe]
+    sweeps: dict[Name, Sweep]
     report: Report
 
     @model_validator(mode="after")
@@ -349,7 +379,11 @@ class Params(Model):
             require_known(path, name, self.datasets)
         refuse_twice("seeds", self.seeds)
         refuse_twice("run", self.run)
+        refuse_twice("sweep", self.sweep)
+        for index, name in enumerate(self.sweep):
+            require_known(f"sweep.{index}", name, self.sweeps)
         for path, name in (
+            *((f"sweeps.{name}.recipe", sweep.recipe) for name, sweep in self.sweeps.items()),
             *((f"run.{index}", name) for index, name in enumerate(self.run)),
             ("report.baseline", self.report.baseline),
             ("report.oracle", self.report.oracle),

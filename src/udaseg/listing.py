@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from udaseg.estimate import Amount, Estimate
-from udaseg.jobs import Plan
+from udaseg.jobs import Job, Plan
 from udaseg.specs import ReportSpec
 
 WIDTH = 120
@@ -14,20 +14,22 @@ ORIGINS = ("measured", "derived", "elsewhere")
 BOUNDS = {"": "{}", ">=": "at least {}", "<=": "at most {}"}
 
 
-def table(plan: Plan, device: str) -> list[str]:
+def table(plan: Plan, device: str, sweep: str | None = None) -> list[str]:
     """A line for each job in running order, none wider than `WIDTH`; then notes, and the sums over what is to do.
 
     Args:
         plan: the jobs of a study; what is done is looked up below the working directory.
         device: name of what trains here, as in cost.json.
+        sweep: show the jobs of this sweep alone.
     """
     estimate, uses = Estimate(plan, device), shared(plan)
-    jobs = list(plan.jobs.values())
+    jobs = listed(plan, sweep)
     done = [Path(job.marker).exists() for job in jobs]
     seconds, disk = [estimate.seconds(job) for job in jobs], [estimate.disk(job) for job in jobs]
     columns = [uses.get(job.folder, "") for job in jobs], _cells(seconds, hours), _cells(disk, size)
-    widths = [max(map(len, column)) for column in columns]
-    room = min(max(len(job.label) for job in jobs), WIDTH - 16 - sum(width + 2 for width in widths if width))
+    widths = [max(map(len, column), default=0) for column in columns]
+    longest = max((len(job.label) for job in jobs), default=0)
+    room = min(longest, WIDTH - 16 - sum(width + 2 for width in widths if width))
     lines = []
     for job, finished, cells in zip(jobs, done, zip(*columns, strict=True), strict=True):
         ends = [f"  {cell:{width}}" for cell, width in zip(cells, widths, strict=True) if width]
@@ -41,11 +43,37 @@ def table(plan: Plan, device: str) -> list[str]:
         where = {name: f"{{}} on {name}" for name in (device, *others)} | {"": "{} of work that takes no device"}
         ends.append(f"hours to do: {_sums(seconds, lambda amount: amount.device, where, hours)}")
         ends.append(f"disk to do: {_sums(disk, lambda amount: amount.bound, BOUNDS, size)}")
-    if held := max(map(estimate.checkpoints, jobs)):
+    if held := max(map(estimate.checkpoints, jobs), default=0):
         ends.append(f"while a training runs, its checkpoints beside its result: at least {size(held)} for the largest")
+    for point in _report(plan).skipped:
+        if sweep in (None, point.sweep):
+            ends.append(f"skipped: {point.sweep}/{point.point}: {point.reason}")
     for end in ends:
         lines += textwrap.wrap(end, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return lines
+
+
+def listed(plan: Plan, sweep: str | None) -> list[Job]:
+    """The jobs of a plan in running order; where a sweep is given, what its points need, without the report."""
+    if sweep is None:
+        return list(plan.jobs.values())
+    wanted = {
+        folder
+        for run in _report(plan).runs
+        if run.sweep == sweep
+        for folder in (run.run, run.evaluation, run.quality)
+        if folder is not None
+    }
+    for job in reversed(plan.jobs.values()):  # parents come first
+        if job.folder in wanted:
+            wanted |= {parent.folder for parent in job.parents}
+    return [job for job in plan.jobs.values() if job.folder in wanted]
+
+
+def _report(plan: Plan) -> ReportSpec:
+    spec = plan.report.spec
+    assert isinstance(spec, ReportSpec)
+    return spec
 
 
 def shared(plan: Plan) -> dict[str, str]:
@@ -60,9 +88,7 @@ def shared(plan: Plan) -> dict[str, str]:
         if job.kind != "report":
             later.update(above[job.folder])
     users: dict[str, set[tuple[str, int]]] = {}
-    report = plan.report.spec
-    assert isinstance(report, ReportSpec)
-    for run in report.runs:
+    for run in _report(plan).runs:
         for folder in {run.run, *above[run.run]}:
             users.setdefault(folder, set()).add((run.recipe, run.seed))
     return {
@@ -88,7 +114,7 @@ def size(count: float) -> str:
 def _cells(amounts: Sequence[Amount], written: Callable[[float], str]) -> list[str]:
     """Number, flush right, and where it is from."""
     numbers = ["" if each.value is None else f"{each.bound} {written(each.value)}".strip() for each in amounts]
-    width = max(map(len, numbers))
+    width = max(map(len, numbers), default=0)
     return [f"{number:>{width}} {amount.origin}" for number, amount in zip(numbers, amounts, strict=True)]
 
 

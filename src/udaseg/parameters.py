@@ -41,6 +41,8 @@ def load_params(params: Path, study: str | None = None) -> Params:
         UserError: a file is missing, a key is unknown, a value has the wrong type or cannot work; every problem that
             can be told at once is in the message.
     """
+    from udaseg.sweeps import check_sweeps  # which builds on what stands here
+
     raw = _mapping(params)
     study = str(study or raw.get("study", ""))
     folder = params.parent / "workflow" / "studies"
@@ -52,6 +54,7 @@ def load_params(params: Path, study: str | None = None) -> Params:
     try:
         resolved = validate(Params, merged)
         _check_methods(resolved)
+        check_sweeps(resolved)
     except (UserError, ValueError) as error:
         raise UserError(f"{params} with {path}:\n{error}") from None
     return resolved
@@ -101,13 +104,27 @@ def _check_methods(params: Params) -> None:
             raise UserError(f"methods.{name}.weights: no weight for the terms {missing}")
     for name, recipe in params.recipes.items():
         resolve_protocol(params, recipe, name)
-        stages = expanded(params, recipe)
-        for index, (stage_name, stage) in enumerate(stages.items()):
-            path = f"recipes.{name}.stages.{stage_name}"
-            require_known(f"{path}.method", stage.method, params.methods)
-            resolved = _check_stage(params, stage, path, dict(list(stages.items())[:index]))
-            if name in params.run:
-                _check_target_labels(params, name, path, METHODS[stage.method].SPEC, resolved)
+        check_recipe(params, recipe, f"recipes.{name}.stages.", name if name in params.run else None)
+
+
+def check_recipe(params: Params, recipe: Recipe, prefix: str = "", run: str | None = None) -> None:
+    """Hold the stages of a recipe against their methods' SPECs, and against the task where the recipe is to `run`.
+
+    Args:
+        prefix: what stands before a stage's name in messages.
+        run: the recipe's name, if the study runs it.
+
+    Raises UserError, or ValueError for a name that is not known.
+    """
+    from udaseg.methods import METHODS
+
+    stages = expanded(params, recipe)
+    for index, (name, stage) in enumerate(stages.items()):
+        path = f"{prefix}{name}"
+        require_known(f"{path}.method", stage.method, params.methods)
+        resolved = _check_stage(params, stage, path, dict(list(stages.items())[:index]))
+        if run is not None:
+            _check_target_labels(params, run, path, METHODS[stage.method].SPEC, resolved)
 
 
 def _check_target_labels(params: Params, recipe: str, path: str, spec: "MethodSpec", stage: "ResolvedStage") -> None:

@@ -1,7 +1,9 @@
-"""Recipes x seeds -> jobs with their specs, folders and parents. Pure: from parameters and source text alone.
+"""Recipes and points of sweeps x seeds -> jobs with their specs, folders and parents.
 
-Snakemake's rules, the command line and the report only look things up here.
+Pure: from parameters and source text alone. Snakemake's rules, the command line and the report only look things up.
 """
+
+import itertools
 
 from udaseg.config import Params
 from udaseg.drafts import (
@@ -16,7 +18,8 @@ from udaseg.drafts import (
 )
 from udaseg.jobs import Job, Plan
 from udaseg.parameters import ResolvedStage, expanded, resolve_protocol, resolve_stage
-from udaseg.specs import ReportRun, ReportTranslation
+from udaseg.specs import ReportRun, ReportSweep, ReportTranslation
+from udaseg.sweeps import Row, study_rows
 
 
 def make_plan(params: Params) -> Plan:
@@ -30,38 +33,41 @@ def make_plan(params: Params) -> Plan:
     plan = Plan(params.study)
     source = prepare_job(params, plan, params.task.source.dataset, params.task.source.size, params.task.classes)
     target = prepare_job(params, plan, params.task.target.dataset, params.task.target.size, params.task.classes)
-    recipes = {name: expanded(params, params.recipes[name]) for name in params.run}
+    rows, skipped = study_rows(params)
     resolved = {
-        (name, stage_name): resolve_stage(params, stage, f"recipes.{name}.stages.{stage_name}")
-        for name, stages in recipes.items()
-        for stage_name, stage in stages.items()
+        row.name: {
+            name: (stage, resolve_stage(params, stage, f"recipes.{row.name}.stages.{name}"))
+            for name, stage in expanded(params, row.recipe).items()
+        }
+        for row in rows
     }
-    titles = {name: _title(params, name, [resolved[name, stage] for stage in recipes[name]]) for name in params.run}
-    protocols = {name: resolve_protocol(params, params.recipes[name], name) for name in params.run}
     runs: list[ReportRun] = []
     translations: dict[str, ReportTranslation] = {}
     ends: dict[str, Job] = {}
-    for seed in params.seeds:
-        for name in params.run:
+    for seed in dict.fromkeys(itertools.chain(params.seeds, *(row.seeds for row in rows))):
+        for row in rows:
+            if seed not in row.seeds:
+                continue
             made: dict[str, Job] = {}
-            for stage_name, stage in recipes[name].items():
-                settings = resolved[name, stage_name]
+            stages = resolved[row.name]
+            title = _title(row, [settings for _, settings in stages.values()])
+            protocol = resolve_protocol(params, row.recipe, row.base)
+            for stage_name, (stage, settings) in stages.items():
                 method = METHODS[settings.method].SPEC
                 knobs = method.Config.model_validate(settings.knobs)
-                label = f"{name}.{stage_name} seed={seed}"
+                label = f"{row.name}{', ' if row.sweep else '.'}{stage_name} seed={seed}"
                 labels = quality = None
                 if settings.labels is not None:
                     of = settings.labels_of
-                    labels = plan.add(label_job(made[of], resolved[name, of], settings, source, target))
+                    labels = plan.add(label_job(made[of], stages[of][1], settings, source, target))
                     quality = plan.add(quality_job(labels, target))
                 parents = (source, target, *([labels] if labels else []))
                 job = plan.add(train_job(params, plan, stage, settings, made, parents, seed, label))
                 made[stage_name] = job
                 split = params.evaluate.report if method.predicts == "labels" else None
-                protocol = protocols[name]
                 evaluation = plan.add(evaluate_job(params, job, settings, target, split, protocol)) if split else None
                 shown = None
-                if seed == params.seeds[0] and method.translates(knobs):
+                if seed == params.seeds[0] and row.sweep is None and method.translates(knobs):
                     shown = plan.add(translate_job(params, job, settings, source, target))
                     translations[shown.folder] = ReportTranslation(
                         translator=settings.knobs["translator"], folder=shown.folder
@@ -69,24 +75,35 @@ def make_plan(params: Params) -> Plan:
                 ends |= {end.folder: end for end in (evaluation or job, quality, shown) if end}
                 runs.append(
                     ReportRun(
-                        recipe=name,
-                        title=titles[name],
+                        recipe=row.name,
+                        title=title,
                         stage=stage_name,
-                        final=stage_name == list(recipes[name])[-1],
+                        final=stage_name == list(stages)[-1],
                         seed=seed,
                         run=job.folder,
                         evaluation=evaluation.folder if evaluation else None,
                         quality=quality.folder if quality else None,
                         labelled_target=settings.labelled_target(),
                         overrides=differences(settings),
+                        sweep=row.sweep,
+                        base=row.base if row.sweep else None,
+                        point=dict(row.point),
                     )
                 )
-    plan.add(report_job(params, runs, list(translations.values()), source, target, tuple(ends.values())))
+    names, pictures = [row.name for row in rows], list(translations.values())
+    sweeps = [_sweep(params, name, rows) for name in params.sweep]
+    plan.add(report_job(params, names, runs, sweeps, skipped, pictures, source, target, tuple(ends.values())))
     return plan
 
 
-def _title(params: Params, recipe: str, stages: list[ResolvedStage]) -> str:
-    """A recipe's title, and what its methods say that no report may leave out."""
+def _sweep(params: Params, name: str, rows: list[Row]) -> ReportSweep:
+    sweep = params.sweeps[name]
+    points = {row.name: row.name.removeprefix(f"{name}/") for row in rows if row.sweep == name}
+    return ReportSweep(name=name, title=sweep.title, recipe=sweep.recipe, over=sweep.over or {}, points=points)
+
+
+def _title(row: Row, stages: list[ResolvedStage]) -> str:
+    """The title of a recipe or point, and what its methods say that no report may leave out."""
     from udaseg.methods import METHODS
 
     words = []
@@ -94,4 +111,4 @@ def _title(params: Params, recipe: str, stages: list[ResolvedStage]) -> str:
         spec = METHODS[stage.method].SPEC
         words.append(spec.qualifier(spec.Config.model_validate(stage.knobs)))
     missing = [word for word in dict.fromkeys(words) if word]
-    return f"{params.recipes[recipe].title} [{', '.join(missing)}]" if missing else params.recipes[recipe].title
+    return f"{row.title} [{', '.join(missing)}]" if missing else row.title

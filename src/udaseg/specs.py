@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from udaseg.config import (
     CamvidData,
     DatasetSpec,
@@ -132,7 +134,7 @@ class EvaluateSpec(Model):
 
 
 class ReportRun(Model):
-    recipe: str
+    recipe: str  # or SWEEP/POINT
     title: str
     stage: str
     final: bool
@@ -142,11 +144,30 @@ class ReportRun(Model):
     quality: PathText | None  # of the pseudo-labels that this stage was trained on; None: it had none
     labelled_target: int  # target images that this stage saw with their labels; 0: unsupervised adaptation
     overrides: str
+    sweep: str | None = None  # that this is a run of; None: of the study's list `run`
+    base: str | None = None  # the recipe that the point of the sweep is laid upon
+    point: dict[str, Any] = Field(default={})  # parameter -> value
 
 
 class ReportTranslation(Model):
     translator: str
     folder: PathText  # of its pictures
+
+
+class ReportSweep(Model):
+    name: str
+    title: str
+    recipe: str
+    over: dict[str, list[Any]]  # parameter -> values; empty for a list of points
+    points: dict[str, str]  # the `recipe` of the runs of each point that is not skipped -> the point's name, in order
+
+
+class ReportSkipped(Model):
+    """A point of a sweep whose values do not go together."""
+
+    sweep: str
+    point: str
+    reason: str
 
 
 class ReportSpec(Model):
@@ -159,8 +180,10 @@ class ReportSpec(Model):
     class_sets: dict[str, list[str]]
     baseline: str
     oracle: str
-    recipes: list[str]
+    recipes: list[str]  # those of `run`, and then SWEEP/POINT of every point
     runs: list[ReportRun]
+    sweeps: list[ReportSweep] = Field(default=[])
+    skipped: list[ReportSkipped] = Field(default=[])
     translations: list[ReportTranslation]  # of the first seed
     data: dict[str, PathText]
     code: str

@@ -30,6 +30,19 @@ def validate(model: type[M], raw: Any, prefix: str = "") -> M:
         raise UserError(f"{prefix or 'parameters'}: only plain YAML values are allowed ({error})") from None
 
 
+def validate_fields(model: type[BaseModel], raw: Any, prefix: str = "") -> None:
+    """UserError with a line for every key of `raw` that is wrong by itself, as `validate` has it.
+
+    What a validator of the model says of several keys together is left out.
+    """
+    try:
+        model.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        details = [detail for detail in error.errors() if detail["type"] != "value_error"]
+        if details:
+            raise UserError("\n".join(_describe(model, detail, prefix) for detail in details)) from None
+
+
 def require_known(path: str, name: str, known: Iterable[str]) -> None:
     """ValueError naming the key's path, what was found, what is there, and the nearest valid name."""
     names = [str(entry) for entry in known]

@@ -30,19 +30,23 @@ def plan(options: Namespace) -> None:
     """Print the jobs of a study in the order in which they can run: what they take, or where their specs lie."""
     from udaseg.finished import device_here
     from udaseg.jobs import write_specs
-    from udaseg.listing import table
+    from udaseg.listing import listed, table
     from udaseg.parameters import load_params
     from udaseg.plan import make_plan
+    from udaseg.sweeps import with_sweep
 
-    study = make_plan(load_params(options.params, options.study))
-    done = {job.folder for job in study.jobs.values() if Path(job.marker).exists()}
+    params = load_params(options.params, options.study)
+    study = make_plan(params if options.sweep is None else with_sweep(params, options.sweep))
+    jobs = listed(study, options.sweep)
+    done = {job.folder for job in jobs if Path(job.marker).exists()}
     if options.write:
         write_specs(study)
         for job in study.jobs.values():
             print(f"{'done' if job.folder in done else 'todo'}  {job.kind:9} {job.label:45} {job.spec_path}")
     else:
-        print(*table(study, device_here()), sep="\n")
-    print(f"study {study.study}: {len(study.jobs)} jobs, {len(done)} done, {len(study.jobs) - len(done)} to do")
+        print(*table(study, device_here(), options.sweep), sep="\n")
+    what = f"study {study.study}" if options.sweep is None else f"sweep {options.sweep} of study {study.study}"
+    print(f"{what}: {len(jobs)} jobs, {len(done)} done, {len(jobs) - len(done)} to do")
 
 
 def download(options: Namespace) -> None:

@@ -325,7 +325,6 @@ def _write_run(
             "commit": "0123456789abcdef",
             "dirty": False,
             "device": "cpu",
-            "host": "somewhere",
             "python": "3.11.2",
             "threads": 1,
             "code": "c0de" * 16,

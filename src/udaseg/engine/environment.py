@@ -2,7 +2,6 @@
 
 import os
 import platform
-import socket
 import subprocess
 from importlib.metadata import version
 from typing import Any
@@ -25,7 +24,7 @@ def make_exact(threads: int, device: torch.device) -> None:
 
 
 def describe(device: torch.device, threads: int, code: str) -> dict[str, Any]:
-    """Content of env.json."""
+    """Content of env.json; without the machine's name, for results are published."""
     return {
         "versions": {
             name: version(name) for name in ("udaseg", "torch", "torchvision", "numpy", "pillow", "safetensors")
@@ -35,7 +34,6 @@ def describe(device: torch.device, threads: int, code: str) -> dict[str, Any]:
         "dirty": bool(_git("status", "--porcelain")),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "determinism": "warn" if torch.is_deterministic_algorithms_warn_only_enabled() else "strict",
-        "host": socket.gethostname(),
         "threads": threads,
         "code": code,
     }

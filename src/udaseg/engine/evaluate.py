@@ -9,6 +9,7 @@ import torch
 from udaseg.data.images import write_png
 from udaseg.data.prepared import PreparedSet
 from udaseg.engine.aggregated import Aggregated
+from udaseg.engine.counts import FILE, image_counts, write_counts
 from udaseg.engine.environment import make_exact
 from udaseg.engine.metrics import confusion_matrix, scores
 from udaseg.engine.predict import load_predictor, predictions
@@ -18,7 +19,7 @@ from udaseg.specs import EvaluateSpec
 
 
 def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:
-    """Score the last and the best weights of a run; write metrics.json and the first predictions into `build`.
+    """Score the last and the best weights of a run; write scores, images' counts and the first predictions to `build`.
 
     A class set's score of aggregated predictions is named `<set>_aggregated`: it is not comparable with a plain one.
     """
@@ -30,6 +31,7 @@ def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:
     share = spec.protocol.aggregate
     suffix = "" if share is None else "_aggregated"
     class_sets = {f"{name}{suffix}": members for name, members in spec.class_sets.items()}
+    counts: list[np.ndarray] = []  # of each image, by the last weights
     scored: dict[str, Any] = {}
     for which, file in (("last", "model.safetensors"), ("best", "best.safetensors")):
         if not (run / file).is_file():  # a run without a monitored split has no best
@@ -38,9 +40,12 @@ def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:
         net = loaded if share is None else Aggregated(loaded, share)
         total = np.zeros((len(spec.classes), len(spec.classes)), dtype=np.int64)
         for name, found, label in predictions(net, prepared, spec.split, spec.protocol, device):
-            total += confusion_matrix(found, label, len(spec.classes))
-            if which == "last" and name in pictures:
-                write_png(build / "pictures" / f"{name}.png", found)
+            confusion = confusion_matrix(found, label, len(spec.classes))
+            total += confusion
+            if which == "last":
+                counts.append(image_counts(confusion))
+                if name in pictures:
+                    write_png(build / "pictures" / f"{name}.png", found)
         scored[which] = scores(total, spec.classes, class_sets) | result[which]
     protocol = spec.protocol.model_dump(mode="json") | {
         "dataset": prepared.name,
@@ -49,6 +54,7 @@ def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:
         "images": len(prepared.names(spec.split)),
         "resize": "logits to the label's native size, bilinear, align_corners=True, then argmax",
     }
+    write_counts(build / FILE, np.array(counts))
     write_json(
         build / "metrics.json",
         {"classes": spec.classes, "protocol": protocol, "data": prepared.fingerprint, "scores": scored},

@@ -116,6 +116,19 @@ class Context:
             self.matched[role] = load_weights(net, tensors, origin)
         return net
 
+    def artifact(self, name: str, shape: tuple[int, ...], required: bool = True) -> Tensor:
+        """A copy of the tensor `name` that the job of the pseudo-labels left; zeros where it left none and may.
+
+        UserError when it is of another shape than this network needs, or missing although required.
+        """
+        found = self.artifacts.get(name, torch.empty(0) if required else torch.zeros(shape))
+        if found.shape != shape:
+            raise UserError(
+                f"the job of the pseudo-labels left {name} {tuple(found.shape)}, this network needs {shape}; take "
+                "`labels` of a rule that leaves it, and give both stages the same network.head and classes"
+            )
+        return found.clone()
+
     def build(self, make: Callable[[], nn.Module], purpose: str, index: int = 0) -> Any:
         """A module whose random initial weights come from (seed, purpose, index), whatever was built before it."""
         with initialised_from(seed_for(self.seed, f"init.{purpose}", index)):

@@ -47,7 +47,6 @@ from udaseg.methods.self_labelling import (
     SelfLabellingKnobs,
     build_self_labelling,
     kept_where_unseen,
-    left_by_warmup,
     prototype_optimiser,
     remember,
 )
@@ -126,7 +125,7 @@ class CPSL(Method):
         if "self_label" in weights:
             self.labelling = build_self_labelling(context, channels)
         elif _consumes(knobs, weights):
-            prototypes = left_by_warmup(context, "prototypes", (len(context.classes), channels))
+            prototypes = context.artifact("prototypes", (len(context.classes), channels))
             self.labelling = FixedPrototypes(prototypes, knobs.temperature)
 
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:

@@ -83,8 +83,8 @@ class DiGA(DiGAWarmup):
         super().__init__(context)
         self.follows = _uses_centroids(self.knobs, context.weights)
         classes, channels = len(context.classes), self.net.feature_channels["embedding"]
-        self.register_buffer("centroids", _initial(context, "prototypes", (classes, channels)))
-        self.register_buffer("counts", _initial(context, "counts", (classes,)))
+        self.register_buffer("centroids", context.artifact("prototypes", (classes, channels), required=False))
+        self.register_buffer("counts", context.artifact("counts", (classes,), required=False))
 
     def uses_teacher(self, weights: Mapping[str, float]) -> bool:
         # Centroids follow the mixed views also where nothing is distilled.
@@ -140,14 +140,3 @@ class DiGA(DiGAWarmup):
                 self.centroids, self.counts, means, self.knobs.centroid_momentum, self.counts > 0
             )
         super().after_step(carries, step)
-
-
-def _initial(context: Context, name: str, shape: tuple[int, ...]) -> Tensor:
-    """What the job that made the pseudo-labels left under `name`; zeros where there is none."""
-    found = context.artifacts.get(name, torch.zeros(shape))
-    if found.shape != shape:
-        raise UserError(
-            f"diga: the job of the pseudo-labels left {name} {tuple(found.shape)}, this network needs {shape}; "
-            "give both stages the same network.head and classes"
-        )
-    return found.clone()

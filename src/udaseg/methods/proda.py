@@ -30,7 +30,6 @@ from pydantic import Field
 from torch import Tensor
 
 from udaseg.data.streams import Batch, Target
-from udaseg.errors import UserError
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.denoising import Regulariser, rectified_labels, regulariser, structure_kl, symmetric_cross_entropy
@@ -106,8 +105,8 @@ class ProDA(Method):
             mode: Literal["eval", "train"] = "eval" if self.knobs.teacher_mode == "paper" else "train"
             self.teacher = EmaTeacher(self.net, buffers="copy", mode=mode)
         classes, channels = len(context.classes), self.net.feature_channels["embedding"]
-        self.register_buffer("prototypes", initial(context, "prototypes", (classes, channels)))
-        self.register_buffer("counts", initial(context, "counts", (classes,)))
+        self.register_buffer("prototypes", context.artifact("prototypes", (classes, channels), required=False))
+        self.register_buffer("counts", context.artifact("counts", (classes,), required=False))
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, ClassMeans | None]:
         yield {"seg": supervised(self.net(batch.source.image).logits, batch.source)}
@@ -179,17 +178,6 @@ class ProDA(Method):
                 )
         if self.teacher is not None:
             self.teacher.update(self.net, self.knobs.ema)
-
-
-def initial(context: Context, name: str, shape: tuple[int, ...]) -> Tensor:
-    """What the job that made the pseudo-labels left under `name`; zeros where there is none."""
-    found = context.artifacts.get(name, torch.zeros(shape))
-    if found.shape != shape:
-        raise UserError(
-            f"proda: the job of the pseudo-labels left {name} {tuple(found.shape)}, this network needs {shape}; "
-            "give both stages the same network.head and classes"
-        )
-    return found.clone()
 
 
 def working_size(images: Tensor) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from udaseg.errors import UserError
 from udaseg.methods.base import Context, Knobs, OptimizerFactory, Step
 from udaseg.nets.self_labelling import Drawn, SelfLabelling
 from udaseg.ops.self_labelling import cosine_logits, seen_classes
@@ -70,8 +69,8 @@ def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
     """
     knobs: SelfLabellingKnobs = context.knobs
     return SelfLabelling(
-        left_by_warmup(context, "prototypes", (len(context.classes), channels)),
-        left_by_warmup(context, "prior", (len(context.classes),)),
+        context.artifact("prototypes", (len(context.classes), channels)),
+        context.artifact("prior", (len(context.classes),)),
         queue_size=knobs.queue,
         samples=knobs.samples,
         temperature=knobs.temperature,
@@ -101,17 +100,6 @@ def kept_where_unseen(rectified: Tensor, plain: Tensor, seen: Tensor) -> Tensor:
         seen: (C,) bool, classes with a prototype.
     """
     return torch.where((plain[..., None] == (~seen).nonzero()[:, 0]).any(dim=-1), plain, rectified)
-
-
-def left_by_warmup(context: Context, name: str, shape: tuple[int, ...]) -> Tensor:
-    """The tensor `name` that the job of the pseudo-labels left; UserError when it is missing or of another shape."""
-    found = context.artifacts.get(name, torch.empty(0))
-    if found.shape != shape:
-        raise UserError(
-            f"self-labelling: the job of the pseudo-labels left {name} {tuple(found.shape)}, this network needs "
-            f"{shape}; take `labels` of the rule soft, and give both stages the same network.head and classes"
-        )
-    return found
 
 
 def remember(labelling: SelfLabelling, carries: list[Drawn | None], keep: float, step: Step) -> None:

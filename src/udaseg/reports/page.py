@@ -113,8 +113,7 @@ def absent_classes(folder: Path) -> list[str]:
 def run_facts(report: Report, run: Run) -> dict[str, Any]:
     """What it takes to make a run again and to tell whether it is the same: commands, versions, fingerprints."""
     places = report.places(run)
-    # A page is passed on; the names of one's machines stay in the run's env.json.
-    environment = {key: plain(value) for key, value in run.env.items() if key not in ("versions", "host")}
+    environment = {key: plain(value) for key, value in run.env.items() if key != "versions"}
     data = {f"Data, {role}": f"{run.spec.get(role, '')} {digest}" for role, digest in run.data.items()}
     return {
         "title": " / ".join(dict.fromkeys(report.scored_title(label) for label, _ in places)),
