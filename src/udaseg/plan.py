@@ -19,7 +19,7 @@ from udaseg.drafts import (
 from udaseg.jobs import Job, Plan
 from udaseg.parameters import ResolvedStage, expanded, resolve_protocol, resolve_stage
 from udaseg.specs import ReportRun, ReportSweep, ReportTranslation
-from udaseg.sweeps import Row, study_rows
+from udaseg.sweeps import Row, study_rows, unchanged
 
 
 def make_plan(params: Params) -> Plan:
@@ -99,7 +99,14 @@ def make_plan(params: Params) -> Plan:
 def _sweep(params: Params, name: str, rows: list[Row]) -> ReportSweep:
     sweep = params.sweeps[name]
     points = {row.name: row.name.removeprefix(f"{name}/") for row in rows if row.sweep == name}
-    return ReportSweep(name=name, title=sweep.title, recipe=sweep.recipe, over=sweep.over or {}, points=points)
+    return ReportSweep(
+        name=name,
+        title=sweep.title,
+        recipe=sweep.recipe,
+        over=sweep.over or {},
+        reference=unchanged(params, name, rows),
+        points=points,
+    )
 
 
 def _title(row: Row, stages: list[ResolvedStage]) -> str:

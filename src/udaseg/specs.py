@@ -159,6 +159,7 @@ class ReportSweep(Model):
     title: str
     recipe: str
     over: dict[str, list[Any]]  # parameter -> values; empty for a list of points
+    reference: str | None  # `recipe` of the runs of the point that changes nothing; None: there is none
     points: dict[str, str]  # the `recipe` of the runs of each point that is not skipped -> the point's name, in order
 
 

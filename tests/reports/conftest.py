@@ -33,6 +33,23 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def ablated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """As `finished`, with a grid of 3 x 3, a sweep of one parameter, and a list of points one of which is skipped."""
+    root = tmp_path_factory.mktemp("ablated")
+    recipes = ("source_only", "dann", "proda", "oracle")
+    return root, fabricate(root, recipes, iterations=100, pictures=1, sweeps=("grid", "patch_size", "parts"))
+
+
+@pytest.fixture
+def swept(ablated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh copy of the study `ablated` as the working directory; the path of its spec."""
+    root, spec = ablated
+    shutil.copytree(root, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return spec
+
+
+@pytest.fixture(scope="session")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """As `finished`, with recipes that had labelled target images and one whose predictions were aggregated."""
     root = tmp_path_factory.mktemp("apart")

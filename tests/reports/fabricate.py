@@ -5,7 +5,7 @@ Every number is made up by a seeded generator; only the shape of the files is re
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from udaseg.engine.counts import FILE, image_counts, write_counts
 from udaseg.runs import publish, write_json
 
 CLASSES = [
@@ -30,6 +31,7 @@ CLASSES = [
 ]
 SETS = {"mIoU11": CLASSES, "mIoU4": ["road", "building", "sky", "car"]}
 SIZE = (96, 192)
+IMAGES = 80  # that are scored
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,69 @@ STAGES = {
     ],
     "oracle": [Stage("main", "oracle", 0.80, {"seg": 1.7})],
 }
+
+
+@dataclass(frozen=True)
+class Point:
+    """One invented point of a sweep."""
+
+    name: str
+    stages: list[Stage]
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One invented sweep. Its reference is a point without values, or the one whose runs are the recipe's own."""
+
+    title: str
+    recipe: str
+    points: list[Point]
+    over: dict[str, list[Any]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # point -> reason
+
+
+def _dann(gamma: float, domain: float) -> Point:
+    main = STAGES["dann"][0]
+    values = {"main.knobs.gamma": gamma, "main.weights.domain": domain}
+    own = {} if (gamma, domain) == (10.0, 0.5) else {"key": f"dann-{gamma}-{domain}"}
+    level = main.level - 0.01 * abs(gamma - 10) / 5 - 0.03 * abs(domain - 0.5)
+    return Point(f"gamma={gamma}, domain={domain}", [replace(main, level=level, **own)], values)
+
+
+def _sized(size: int) -> Point:
+    stage = Stage("main", "pipa", 0.7 - abs(size - 48) / 400, SEG | {"mix": 1.2, "patch": 3.0}, key=f"pipa{size}")
+    return Point(f"patch_size={size}x{size}", [stage], {"main.knobs.patch_size": [size, size]})
+
+
+SWEEPS = {
+    "grid": Sweep(
+        "DANN: gamma x domain",
+        "dann",
+        [_dann(gamma, domain) for gamma in (5.0, 10.0, 20.0) for domain in (0.05, 0.5, 1.0)],
+        over={"main.knobs.gamma": [5.0, 10.0, 20.0], "main.weights.domain": [0.05, 0.5, 1.0]},
+    ),
+    "patch_size": Sweep(
+        "PiPa: patch size",
+        "pipa",
+        [_sized(size) for size in (24, 32, 48, 64)],
+        over={"main.knobs.patch_size": [[size, size] for size in (24, 32, 48, 64)]},
+    ),
+    "parts": Sweep(
+        "ProDA: parts",
+        "proda",
+        [
+            Point("full", STAGES["proda"]),
+            Point("warm up only", STAGES["proda"][:1]),
+            Point(
+                "no structure learning",
+                [WARMUP, replace(FIRST, level=0.70, key="unstructured")],
+                {"stage1.weights.consist": 0.0},
+            ),
+        ],
+        skipped={"stage 1 without labels": "stage1.weights: seg cannot be turned off"},
+    ),
+}
 AGGREGATED = {"plca_aggregated": 0.5}  # the share of recipes whose predictions are aggregated before they are scored
 
 
@@ -128,8 +193,12 @@ def fabricate(
     pictures: int = 3,
     pretrain: bool = True,
     absent: tuple[str, ...] = ("train",),
+    sweeps: tuple[str, ...] = (),
 ) -> Path:
-    """Write a study under `root`, with paths relative to it; returns the path of its report spec (relative too)."""
+    """Write a study under `root`, with paths relative to it; returns the path of its report spec (relative too).
+
+    `recipes` are names in STAGES, `sweeps` in SWEEPS.
+    """
     scenes = {f"target_{index:03d}": _scene(index) for index in range(pictures)}
     target = _write_set(root, "target", scenes)
     source = _write_set(root, "source", {})
@@ -138,10 +207,15 @@ def fabricate(
     if pretrain:
         pretraining = Stage("pretraining", "source_only", 0.4, {"seg": 2.0})
         _write_run(root, start, pretraining, 0, iterations, 0.4, {"student": "scratch"}, (str(source), None))
+    rows = [(recipe, TITLES[recipe], STAGES[recipe], {}) for recipe in recipes]
+    for name in sweeps:
+        for point in SWEEPS[name].points:
+            member = {"sweep": name, "base": SWEEPS[name].recipe, "point": point.values}
+            rows.append((f"{name}/{point.name}", f"{SWEEPS[name].title}, {point.name}", point.stages, member))
     for seed in seeds:
-        for recipe in recipes:
+        for recipe, title, stages, member in rows:
             before = start if pretrain else None
-            for stage in STAGES[recipe]:
+            for stage in stages:
                 code = f"{hash_of(stage.run, seed):08x}10"
                 folder = Path(f"results/toytown_source-toytown_target/{stage.method}/seed={seed}-{code}")
                 evaluation = folder / f"evaluate-{code[::-1]}1{int(recipe in AGGREGATED)}"
@@ -164,9 +238,9 @@ def fabricate(
                 entries.append(
                     {
                         "recipe": recipe,
-                        "title": TITLES[recipe],
+                        "title": title,
                         "stage": stage.name,
-                        "final": stage is STAGES[recipe][-1],
+                        "final": stage is stages[-1],
                         "seed": seed,
                         "run": str(folder),
                         "evaluation": str(evaluation),
@@ -174,6 +248,7 @@ def fabricate(
                         "labelled_target": stage.labelled_target,
                         "overrides": "levels=2" if recipe == "adaptsegnet_multi" else "",
                     }
+                    | member
                 )
                 before = folder
     spec = {
@@ -183,8 +258,14 @@ def fabricate(
         "class_sets": SETS,
         "baseline": "source_only",
         "oracle": "oracle",
-        "recipes": list(recipes),
+        "recipes": [name for name, *_ in rows],
         "runs": entries,
+        "sweeps": [_sweep_entry(name) for name in sweeps],
+        "skipped": [
+            {"sweep": name, "point": point, "reason": reason}
+            for name in sweeps
+            for point, reason in SWEEPS[name].skipped.items()
+        ],
         "translations": [],
         "data": {"source": str(source), "target": str(target)},
         "output": "reports/demo",
@@ -194,6 +275,21 @@ def fabricate(
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_text(yaml.safe_dump(spec, sort_keys=False))
     return path
+
+
+def _sweep_entry(name: str) -> dict[str, Any]:
+    """What a report's spec says of a sweep."""
+    sweep = SWEEPS[name]
+    own = [[stage.run for stage in STAGES[sweep.recipe]]] if sweep.recipe in STAGES else []
+    plain = [point.name for point in sweep.points if [stage.run for stage in point.stages] in own]
+    return {
+        "name": name,
+        "title": sweep.title,
+        "recipe": sweep.recipe,
+        "over": sweep.over,
+        "reference": f"{name}/{plain[0]}" if plain else None,
+        "points": {f"{name}/{point.name}": point.name for point in sweep.points},
+    }
 
 
 def hash_of(name: str, seed: int) -> int:
@@ -388,9 +484,13 @@ def _write_evaluation(
         "flip": False,
         "scales": [1.0],
         "aggregate": aggregate,
-        "images": 80,
+        "images": IMAGES,
         "resize": "logits to the label's native size, bilinear, then argmax",
     }
+    confusion = np.array(scores["last"]["confusion"])
+    shares = np.full(IMAGES, 1 / IMAGES)
+    images = np.stack([[rng.multinomial(cell, shares) for cell in row] for row in confusion], axis=0)  # (C, C, N)
+    write_counts(build / FILE, np.array([image_counts(image) for image in np.moveaxis(images, -1, 0)]))
     write_json(build / "metrics.json", {"classes": CLASSES, "protocol": protocol, "scores": scores})
     (build / "spec.yaml").write_text(yaml.safe_dump({"kind": "evaluate", "split": "test"}))
     for name, label in scenes.items():

@@ -4,21 +4,24 @@ import json
 import math
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from scipy import stats
+from fabricate import CLASSES, IMAGES
 
 from udaseg.reports import page
 from udaseg.reports.collect import missing_footnotes, read_report
-from udaseg.reports.compare import Difference, paired
+from udaseg.reports.compare import NOTHING, Comparisons, estimate_text, declared_notes
 from udaseg.reports.curves import apart
 from udaseg.reports.figures import all_figures
 from udaseg.reports.frames import history_frame
 from udaseg.reports.stages import stage_lines, stage_table
+from udaseg.reports.statistics import Bootstrap, Estimate
 from udaseg.reports.style import render
 from udaseg.reports.tables import all_tables, cost_table, main_table, run_table
 
@@ -39,12 +42,24 @@ def miou(spec: Path, recipe: str, stage: str) -> dict[int, float]:
     }
 
 
-def interval(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
-    """Mean and ends of the 95 % interval, by the one-sample test of the differences."""
-    found = stats.ttest_1samp([one[seed] - other[seed] for seed in sorted(set(one) & set(other))], 0)
-    ends = found.confidence_interval(0.95)
-    mean = statistics.mean(one[seed] - other[seed] for seed in set(one) & set(other))
-    return mean, float(ends.low), float(ends.high)
+def interval(spec: Path, one: tuple[str, str], other: tuple[str, str]) -> tuple[float, float, float]:
+    """Mean over seeds of the difference, and what the declared test (which has tests of its own) says of the counts."""
+    scores = miou(spec, *one), miou(spec, *other)
+    seeds = sorted(set(scores[0]) & set(scores[1]))
+    test = Bootstrap(IMAGES, seed=0)
+    rows = [
+        test.row(
+            {
+                entry["seed"]: np.load(Path(entry["evaluation"]) / "counts.npz")["counts"].astype(np.int64)
+                for entry in entries_of(spec)
+                if (entry["recipe"], entry["stage"]) == place and entry["seed"] in seeds
+            },
+            range(len(CLASSES)),
+        )
+        for place in (one, other)
+    ]
+    found = test.compare(*rows)
+    return statistics.mean(scores[0][seed] - scores[1][seed] for seed in seeds), found.low, found.high
 
 
 def test_a_stage_is_a_row_in_order(staged: Path) -> None:
@@ -68,21 +83,22 @@ def test_every_number_of_the_stage_table_is_that_of_the_run_folders(staged: Path
     assert table is not None
     numbers = table.numbers.set_index(["method", "stage"])
     base, oracle = miou(staged, "source_only", "main"), miou(staged, "oracle", "main")
+    bound = ("source_only", "main")
     for recipe, stages in (("cbst", ("warmup", *ROUNDS)), ("proda", ("warmup", "stage1", "stage2", "stage3"))):
-        before: dict[int, float] | None = None
+        before: tuple[str, str] | None = None
         for stage in stages:
             values, row = miou(staged, recipe, stage), numbers.loc[(recipe, stage)]
             assert row["mIoU11_mean"] == pytest.approx(statistics.mean(values.values()))
             assert row["mIoU11_std"] == pytest.approx(statistics.stdev(values.values()))
             means = [statistics.mean(scores.values()) for scores in (values, base, oracle)]
             assert row["gap_closed"] == pytest.approx(100 * (means[0] - means[1]) / (means[2] - means[1]))
-            for name, other in (("source_only", base), ("stage_before", before)):
+            for name, other in (("source_only", bound), ("stage_before", before)):
                 found = [row[f"difference_to_{name}_{end}"] for end in ("mean", "low", "high")]
                 if other is None:
                     assert all(math.isnan(value) for value in found)
                 else:
-                    assert found == pytest.approx(interval(values, other))
-            before = values
+                    assert found == pytest.approx(interval(staged, (recipe, stage), other), nan_ok=True)
+            before = (recipe, stage)
     assert table.rows[0][3] == "–"
 
 
@@ -93,7 +109,7 @@ def test_differences_of_the_main_table_are_paired_by_seed(staged: Path) -> None:
     final = {"proda": "stage3", "cbst": "round3", "adaptsegnet": "main"}
     for recipe, stage in final.items():
         for other in ("source_only", "adabn"):
-            expected = interval(miou(staged, recipe, stage), miou(staged, other, "main"))
+            expected = interval(staged, (recipe, stage), (other, "main"))
             found = [numbers.loc[recipe, f"difference_to_{other}_{end}"] for end in ("mean", "low", "high")]
             assert found == pytest.approx(expected)
             assert numbers.loc[recipe, f"difference_to_{other}_n"] == 3
@@ -109,21 +125,47 @@ def test_a_difference_over_fewer_pairs_says_so(staged: Path) -> None:
     missing = next(e for e in entries_of(staged) if (e["recipe"], e["seed"]) == ("adabn", 1))
     shutil.rmtree(missing["run"])
     rows = {row[0]: row for row in main_table(read_report(staged)).rows}
-    mean, low, high = interval(miou(staged, "cbst", "round3"), miou(staged, "adabn", "main"))
-    assert rows["CBST, three rounds"][4] == f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] (n = 2 of 3)".replace("-", "−")
+    own, others = miou(staged, "cbst", "round3"), miou(staged, "adabn", "main")
+    mean = statistics.mean(own[seed] - others[seed] for seed in (0, 2))
+    assert rows["CBST, three rounds"][4] == f"{mean:+.1f} [–] (n = 2 of 3)".replace("-", "−")  # no interval for two
     assert "(n" not in rows["CBST, three rounds"][3]
 
 
-def test_paired_differences_on_numbers_done_by_hand() -> None:
-    found = paired(pd.Series({0: 3.0, 1: 5.0, 2: 10.0}), pd.Series({2: 7.0, 1: 3.0, 0: 2.0}))
-    half = 4.302652729911275 * 1 / math.sqrt(3)  # t of two degrees of freedom, standard deviation of 1, 2, 3
-    assert (found.mean, found.low, found.high, found.n) == pytest.approx((2, 2 - half, 2 + half, 3))
-    assert found.text(3) == "+2.0 [−0.5, +4.5]" and found.text(4) == "+2.0 [−0.5, +4.5] (n = 3 of 4)"
-    alone = paired(pd.Series({0: 1.0}), pd.Series({0: 2.0, 1: 5.0}))
-    assert alone.text(1) == "−1.0 [–]" and math.isnan(alone.low)
-    none = paired(pd.Series({0: 1.0}), pd.Series(dtype=float))
-    assert none.n == 0 and none.text(1) == "–"
-    assert Difference(0.0, 0.0, 0.0, 2).numbers("x") == {"x_mean": 0.0, "x_low": 0.0, "x_high": 0.0, "x_n": 2}
+def test_texts_and_numbers_of_differences() -> None:
+    found = Estimate(2.0, -0.5, 4.5, 0.04, 3.0, 3, 80)
+    assert (
+        estimate_text(found, 3) == "+2.0 [−0.5, +4.5]" and estimate_text(found, 4) == "+2.0 [−0.5, +4.5] (n = 3 of 4)"
+    )
+    assert estimate_text(found, 3, 0.049) == "+2.0 [−0.5, +4.5] *" and "*" not in estimate_text(found, 3, 0.05)
+    alone = Estimate(-1.0, math.nan, math.nan, math.nan, math.nan, 1, 80, "one seed")
+    assert estimate_text(alone, 1) == "−1.0 [–]"
+    assert estimate_text(NOTHING, 3) == "–"
+    column = Comparisons("x", [found, None, replace(found, p=0.03), alone])
+    assert column.corrected[:1] + column.corrected[2:3] == pytest.approx([0.06, 0.06])  # Holm over the two tests
+    assert math.isnan(column.corrected[1]) and math.isnan(column.corrected[3])
+    assert column.numbers(0) == {
+        **{"x_mean": 2.0, "x_low": -0.5, "x_high": 4.5, "x_p": 0.04, "x_p_holm": 0.06, "x_detectable": 3.0, "x_n": 3}
+    }
+    assert column.text(1, 3) == "–" and column.numbers(1)["x_n"] == 0
+    notes = declared_notes([column])
+    assert notes[1] == "Smallest detectable difference of these comparisons: 3.0 percentage points."
+    assert notes[2:] == ["No interval [–]: one seed"]
+
+
+def test_runs_without_counts_have_differences_without_intervals(staged: Path) -> None:
+    for entry in entries_of(staged):
+        if entry["recipe"] == "cbst":
+            folder = Path(entry["evaluation"])
+            (folder / "counts.npz").unlink()
+            marker = json.loads((folder / "run.json").read_text())
+            del marker["files"]["counts.npz"]
+            (folder / "run.json").write_text(json.dumps(marker))
+    table = main_table(read_report(staged))
+    cbst = table.numbers.set_index("method").loc["cbst"]
+    assert cbst["difference_to_source_only_n"] == 3 and not math.isnan(cbst["difference_to_source_only_mean"])
+    assert math.isnan(cbst["difference_to_source_only_low"]) and math.isnan(cbst["difference_to_source_only_p"])
+    assert any(note.startswith("No interval [–]: The runs do not tell of their images") for note in table.notes)
+    assert not table.best
 
 
 def test_a_shared_run_counts_once(staged: Path) -> None:

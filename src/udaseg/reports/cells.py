@@ -34,6 +34,7 @@ class Table:
     rows: list[list[str]]
     numbers: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    best: frozenset[tuple[int, int]] = frozenset()  # rows and columns of the cells that are marked as the best
     grouped: bool = False  # whether rows that begin alike are shown under one heading where there is room for that
 
     def groups(self) -> list[list[list[str]]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from udaseg.errors import UserError
+from udaseg.records import located
 from udaseg.reports.study import Report, Run, Status
 from udaseg.runs import is_whole, read_json, read_yaml
 from udaseg.specs import ReportRun, ReportSpec, read_spec
@@ -47,6 +48,8 @@ def read_report(spec_path: Path) -> Report:
         output=Path(spec.output),
         runs=runs,
         pretraining=_pretraining(runs),
+        sweeps=spec.sweeps,
+        skipped=spec.skipped,
     )
 
 
@@ -77,6 +80,9 @@ def read_runs(entries: list[ReportRun]) -> list[Run]:
                 stage=entry.stage,
                 final=entry.final,
                 labelled_target=entry.labelled_target,
+                sweep=entry.sweep,
+                base=entry.base or entry.recipe,
+                point=entry.point,
             )
         )
     most: dict[str, int] = {}  # labelled target images in any stage of a row
@@ -88,23 +94,23 @@ def read_runs(entries: list[ReportRun]) -> list[Run]:
 def _pretraining(runs: list[Run]) -> list[Run]:
     """The runs outside the recipes from which the others took their first weights."""
     named = {str(run.folder) for run in runs}
-    starts = {
-        start for run in runs for start in run.spec.get("init", {}).values() if (Path(start) / "spec.yaml").is_file()
-    }
+    inits = {start for run in runs for start in run.spec.get("init", {}).values() if start.startswith("results/")}
+    starts = {start: located(Path(start)) for start in inits - named}
     entries = [
         ReportRun(
             recipe="pretraining",
             title="Pretraining",
             stage="pretraining",
             final=False,
-            seed=read_yaml(Path(start) / "spec.yaml")["seed"],
+            seed=read_yaml(place / "spec.yaml")["seed"],
             run=start,
             evaluation=None,
             quality=None,
             labelled_target=0,
             overrides="",
         )
-        for start in sorted(starts - named)
+        for start, place in sorted(starts.items())
+        if (place / "spec.yaml").is_file()
     ]
     return [_read_run(entry) for entry in entries]
 
@@ -114,14 +120,16 @@ def _read_run(entry: ReportRun) -> Run:
     folder = Path(entry.run)
     evaluation = Path(entry.evaluation) if entry.evaluation else None
     judged = Path(entry.quality) if entry.quality else None
-    trained = is_whole(folder)
-    evaluated = trained and evaluation is not None and is_whole(evaluation)
+    place, trained = _found(folder)
+    evaluated_at, evaluated = (None, False) if evaluation is None else _found(evaluation)
+    evaluated &= trained
+    judged_at, is_judged = (None, False) if judged is None else _found(judged)
     status: Status
     if not trained:
         status = "unfinished" if folder.is_dir() else "missing"
     else:
         status = "finished" if evaluated else "not evaluated"
-    marker: dict[str, Any] = read_json(folder / "run.json") if trained else {"id": "", "files": {}}
+    marker: dict[str, Any] = read_json(place / "run.json") if trained else {"id": "", "files": {}}
     return Run(
         recipe=entry.recipe,
         title=entry.title,
@@ -136,15 +144,26 @@ def _read_run(entry: ReportRun) -> Run:
         labelled_target=entry.labelled_target,
         status=status,
         id=marker["id"] + (f"+{evaluation.name}" if evaluation is not None and evaluated else ""),
-        spec=read_yaml(folder / "spec.yaml") if trained else {},
-        evaluation_spec=read_yaml(evaluation / "spec.yaml") if evaluation is not None and evaluated else {},
-        cost=read_json(folder / "cost.json") if trained else {},
-        env=read_json(folder / "env.json") if trained else {},
-        data=read_json(folder / "result.json")["data"] if trained else {},
-        metrics=read_json(evaluation / "metrics.json") if evaluation is not None and evaluated else {},
-        quality=read_json(judged / "quality.json") if judged is not None and is_whole(judged) else {},
+        spec=read_yaml(place / "spec.yaml") if trained else {},
+        evaluation_spec=read_yaml(evaluated_at / "spec.yaml") if evaluated_at is not None and evaluated else {},
+        cost=read_json(place / "cost.json") if trained else {},
+        env=read_json(place / "env.json") if trained else {},
+        data=read_json(place / "result.json")["data"] if trained else {},
+        metrics=read_json(evaluated_at / "metrics.json") if evaluated_at is not None and evaluated else {},
+        quality=read_json(judged_at / "quality.json") if judged_at is not None and is_judged else {},
         files=marker["files"],
+        sweep=entry.sweep,
+        base=entry.base or entry.recipe,
+        point=entry.point,
+        place=place,
+        evaluated_at=evaluated_at,
     )
+
+
+def _found(folder: Path) -> tuple[Path, bool]:
+    """Where the numbers of a job's folder are read, and whether they are there: it is whole, or there is a record."""
+    place = located(folder)
+    return place, place != folder or is_whole(folder)
 
 
 def history_points(run: Run) -> Iterator[dict[str, Any]]:

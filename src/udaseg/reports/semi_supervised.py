@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.cells import DASH, Table, cell, summarise
+from udaseg.reports.cells import Table, cell, summarise
 from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import INTERVAL, metric_notes, paired, scores
+from udaseg.reports.compare import Comparisons, difference, metric_notes, scores, declared_notes
 from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.study import Report
 
@@ -22,17 +22,18 @@ def semi_supervised_tables(report: Report) -> list[Table]:
 def _table(report: Report, images: int, labels: list[str]) -> Table:
     methods = {label: {run.spec.get("method") for run in report.final_runs(label)} for label in labels}
     baseline = next((label for label, names in methods.items() if BASELINE in names), None)
+    gains = [None if label == baseline else difference(report, label, baseline) for label in labels] if baseline else []
+    column = Comparisons(f"difference_to_{baseline}", gains)
     rows, numbers = [], []
-    for label in labels:
+    for index, label in enumerate(labels):
         values, planned = scores(report, label), len(report.final_runs(label))
         summary = summarise(values, planned)
         record: dict[str, Any] = {"method": label, "metric": report.metric(label, report.headline)}
         record |= {"labelled_target": images, "seeds_planned": planned} | summary.numbers(report.headline)
         row = [report.scored_title(label), str(summary.n), cell(summary, always_n=True)]
         if baseline is not None:
-            difference = paired(values, scores(report, baseline))
-            record |= difference.numbers(f"difference_to_{baseline}")
-            row.append(DASH if label == baseline else difference.text(planned))
+            record |= column.numbers(index)
+            row.append(column.text(index, planned))
         rows.append(row)
         numbers.append(record)
     header = ["Method", "Seeds", f"{report.headline} (last)"]
@@ -45,7 +46,7 @@ def _table(report: Report, images: int, labels: list[str]) -> Table:
     ]
     if baseline is not None:
         header.append(f"Difference to {report.scored_title(baseline)}")
-        notes.append(INTERVAL)
+        notes += declared_notes([column])
     title = f"{report.study}: semi-supervised, {images} labelled target images, mIoU (last) in percent"
     notes += missing_footnotes(report, labels)
     return Table(f"{PREFIX}{images}", title, header, rows, pd.DataFrame(numbers), notes)

@@ -8,7 +8,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from udaseg.reports.cells import Table, cell, summarise
-from udaseg.reports.compare import INTERVAL, gap_closed, gap_text, metric_notes, paired, scores
+from udaseg.reports.compare import (
+    Comparisons,
+    difference,
+    gap_closed,
+    gap_text,
+    metric_notes,
+    scores,
+    declared_notes,
+)
 from udaseg.reports.study import Report
 from udaseg.reports.style import WIDTH, legend_columns, method_styles
 
@@ -31,30 +39,36 @@ def stage_table(report: Report) -> Table | None:
     None where every recipe has one stage.
     """
     baseline, oracle = scores(report, report.baseline), scores(report, report.oracle)
+    places = [(label, stage) for label in several_stages(report) for stage in scored_stages(report, label)]
+    steps = [
+        difference(report, label, label, stage, earlier) if label == same else None
+        for (label, stage), (same, earlier) in zip(places, [("", ""), *places], strict=False)
+    ]
+    gains = [difference(report, label, report.baseline, stage) for label, stage in places]
+    columns = [
+        Comparisons("difference_to_stage_before", steps),
+        Comparisons(f"difference_to_{report.baseline}", list(gains)),
+    ]
     rows, numbers = [], []
-    for label in several_stages(report):
-        before: pd.Series | None = None
-        for stage in scored_stages(report, label):
-            values = scores(report, label, stage)
-            planned = len(report.stage_runs(label, stage))
-            summary = summarise(values, planned)
-            gap, gap_seeds = gap_closed(values, baseline, oracle)
-            record: dict[str, Any] = {"method": label, "metric": report.metric(label, report.headline)}
-            record |= {"stage": stage, "seeds_planned": planned}
-            record |= summary.numbers(report.headline) | {"gap_closed": 100 * gap, "gap_closed_n": gap_seeds}
-            gained = paired(values, pd.Series(dtype=float) if before is None else before)
-            over_baseline = paired(values, baseline)
-            record |= gained.numbers("difference_to_stage_before")
-            numbers.append(record | over_baseline.numbers(f"difference_to_{report.baseline}"))
-            texts = [cell(summary, always_n=True), gained.text(planned), over_baseline.text(planned)]
-            rows.append([report.scored_title(label), stage, *texts, gap_text(gap, gap_seeds, planned)])
-            before = values
+    for index, (label, stage) in enumerate(places):
+        values = scores(report, label, stage)
+        planned = len(report.stage_runs(label, stage))
+        summary = summarise(values, planned)
+        gap, gap_seeds = gap_closed(values, baseline, oracle)
+        record: dict[str, Any] = {"method": label, "metric": report.metric(label, report.headline)}
+        record |= {"stage": stage, "seeds_planned": planned}
+        record |= summary.numbers(report.headline) | {"gap_closed": 100 * gap, "gap_closed_n": gap_seeds}
+        for column in columns:
+            record |= column.numbers(index)
+        texts = [cell(summary, always_n=True), *(column.text(index, planned) for column in columns)]
+        rows.append([report.scored_title(label), stage, *texts, gap_text(gap, gap_seeds, planned)])
+        numbers.append(record)
     if not rows:
         return None
     header = ["Method", "Stage", f"{report.headline} (last)", "Difference to the stage before"]
     header += [f"Difference to {report.scored_title(report.baseline)}", "Gap closed"]
     title = f"{report.study}: what each stage reaches, mIoU in percent, mean ± sample standard deviation over seeds"
-    notes = [INTERVAL, *metric_notes(report, several_stages(report)), *shared_notes(report)]
+    notes = [*declared_notes(columns), *metric_notes(report, several_stages(report)), *shared_notes(report)]
     return Table("stages", title, header, rows, pd.DataFrame(numbers), notes, grouped=True)
 
 

@@ -1,12 +1,17 @@
 """A study as its report sees it: every planned run with what its folder holds, and how runs make rows and stages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from udaseg.engine import counts
+from udaseg.reports.statistics import Bootstrap, Row
 from udaseg.runs import read_lines
+from udaseg.specs import ReportSkipped, ReportSweep
 
 Status = Literal["finished", "not evaluated", "unfinished", "missing"]
 
@@ -36,6 +41,16 @@ class Run:
     metrics: dict[str, Any]
     quality: dict[str, Any]  # of the pseudo-labels; empty while they are not judged
     files: dict[str, str]  # file name -> SHA-256, of the run's folder
+    sweep: str | None  # that this is a run of; None: of the study's own list of recipes
+    base: str  # the recipe, or the one that the point of the sweep is laid upon
+    point: dict[str, Any]  # of the sweep: parameter -> value
+    place: Path  # where the files of the run are read: its folder, or the record of it
+    evaluated_at: Path | None  # the same of the evaluation
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is only the record of it, without weights and pictures."""
+        return self.place != self.folder
 
     @property
     def trained(self) -> bool:
@@ -49,8 +64,19 @@ class Run:
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of history.jsonl; none for a run that is not whole."""
-        path = self.folder / "history.jsonl"
+        path = self.place / "history.jsonl"
         return read_lines(path) if self.trained and path.is_file() else []
+
+    def counts(self) -> np.ndarray | None:
+        """Hits, truth and predicted pixels of each image and class (N, C, 3) int64 by the last weights.
+
+        None where the run is not evaluated, or was by code that kept none. Raises UserError for a damaged file.
+        """
+        if not self.metrics or self.evaluated_at is None or not (self.evaluated_at / counts.FILE).is_file():
+            return None
+        return counts.read_counts(
+            self.evaluated_at / counts.FILE, np.array(self.metrics["scores"]["last"]["confusion"])
+        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +94,8 @@ class Report:
     output: Path
     runs: list[Run]  # one for each recipe, stage and seed: a run that several recipes share stands here for each
     pretraining: list[Run]  # runs that no recipe names, but whose weights some run started from
+    sweeps: list[ReportSweep]
+    skipped: list[ReportSkipped]  # points of sweeps whose values do not go together
 
     @property
     def headline(self) -> str:
@@ -77,8 +105,8 @@ class Report:
     def each_once(self) -> list[Run]:
         """Every run folder once with each of its evaluations, pretraining first.
 
-        A shared one is shown as the final stage of a recipe where it is one, and as an unsupervised recipe's where it
-        is that.
+        A shared one is shown as the final stage of a recipe where it is one, as an unsupervised recipe's where it is
+        that, and as one of the study's own recipes where it is that.
         """
         return self._once(lambda run: (run.folder, run.evaluation))
 
@@ -87,19 +115,30 @@ class Report:
         return self._once(lambda run: run.folder)
 
     def _once(self, key: Callable[[Run], Any]) -> list[Run]:
+        def rank(run: Run) -> tuple[bool, bool, bool]:
+            return run.sweep is None, not run.labelled_target, run.final
+
         kept: dict[Any, Run] = {}
         for run in [*self.pretraining, *self.runs]:
             other = kept.setdefault(key(run), run)
-            if (not run.labelled_target, run.final) > (not other.labelled_target, other.final):
+            if rank(run) > rank(other):
                 kept[key(run)] = run
         return list(kept.values())
 
     def labels(self) -> list[str]:
-        """The rows of the main table: recipe and point of a sweep, recipes in the study's order.
+        """The rows of the main table: the study's recipes in their order, without the points of sweeps.
 
         Only unsupervised adaptation and its bounds: what had labels of single target images is compared with neither.
         """
         return self._rows(0)
+
+    def sweep_labels(self, name: str) -> list[str]:
+        """The rows of a sweep, SWEEP/POINT, in the order of its points."""
+        return list(next(sweep for sweep in self.sweeps if sweep.name == name).points)
+
+    def point_name(self, label: str) -> str:
+        """The name of a point within its sweep."""
+        return next(sweep.points[label] for sweep in self.sweeps if label in sweep.points)
 
     def bounds(self) -> list[str]:
         """Baseline and oracle, as far as they are rows of the main table."""
@@ -107,10 +146,13 @@ class Report:
 
     def semi_supervised(self) -> dict[int, list[str]]:
         """The other rows, by how many target images they had labels of, few first."""
-        return {n: self._rows(n) for n in sorted({run.labelled_target for run in self.runs}) if n}
+        counts = {run.labelled_target for run in self.runs if run.sweep is None}
+        return {n: self._rows(n) for n in sorted(counts) if n}
 
     def _rows(self, labelled_target: int) -> list[str]:
-        finals = [run for run in self.runs if run.final and run.labelled_target == labelled_target]
+        finals = [
+            run for run in self.runs if run.final and run.sweep is None and run.labelled_target == labelled_target
+        ]
         return list(dict.fromkeys(run.label for run in sorted(finals, key=lambda run: self.recipes.index(run.recipe))))
 
     def final_runs(self, label: str) -> list[Run]:
@@ -146,6 +188,17 @@ class Report:
     @cached_property
     def _aggregated(self) -> set[str]:
         return {run.label for run in self.runs if run.aggregated}
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap | None:
+        """The draws of images that all comparisons share; None where no run tells of its images one by one."""
+        found = next((counts for run in self.runs if (counts := run.counts()) is not None and len(counts) > 1), None)
+        return None if found is None else Bootstrap(len(found), seed=0)
+
+    @cached_property
+    def drawn(self) -> dict[Hashable, Row | None]:
+        """What the draws made of rows so far; `compare.row` fills it."""
+        return {}
 
     def places(self, run: Run) -> list[tuple[str, str]]:
         """(label, stage) of every recipe's use of a run with this evaluation."""

@@ -9,7 +9,16 @@ import pandas as pd
 
 from udaseg.reports.cells import DASH, Table, cell, plain, summarise
 from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import INTERVAL, gap_closed, gap_text, metric_notes, paired, scores
+from udaseg.reports.compare import (
+    Comparisons,
+    best,
+    difference,
+    gap_closed,
+    gap_text,
+    metric_notes,
+    scores,
+    declared_notes,
+)
 from udaseg.reports.frames import iou_frame, run_frame
 from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.pseudo_labels import pseudo_label_table
@@ -42,23 +51,29 @@ def main_table(report: Report) -> Table:
     columns |= {name: f"last.{name}" for name in [*others, "pixel_accuracy"]}
     baseline, oracle = scores(report, report.baseline), scores(report, report.oracle)
     bounds = reference_labels(report)
+    comparisons = [
+        Comparisons(
+            f"difference_to_{other}",
+            [None if label == other else difference(report, label, other) for label in report.labels()],
+        )
+        for other in bounds
+    ]
     rows, numbers = [], []
-    for label in report.labels():
+    for index, label in enumerate(report.labels()):
         own = runs[runs["label"] == label]
         planned = len(own)
         percent = {name: summarise(100 * own[column], planned) for name, column in columns.items()}
         values = scores(report, label)
-        differences = {other: paired(values, scores(report, other)) for other in bounds}
         gap, gap_seeds = gap_closed(values, baseline, oracle)
         record: dict[str, Any] = {"method": label, "metric": report.metric(label, headline), "seeds_planned": planned}
         for name, summary in percent.items():
             record |= summary.numbers(name)
-        for other, difference in differences.items():
-            record |= difference.numbers(f"difference_to_{other}")
+        for column in comparisons:
+            record |= column.numbers(index)
         numbers.append(record | {"gap_closed": 100 * gap, "gap_closed_n": gap_seeds})
         rows.append(
             [report.scored_title(label), str(percent[headline].n), cell(percent[headline], always_n=True)]
-            + [DASH if other == label else difference.text(planned) for other, difference in differences.items()]
+            + [column.text(index, planned) for column in comparisons]
             + [gap_text(gap, gap_seeds, planned), cell(percent[f"{headline}_best_on_val"], always_n=True)]
             + [cell(percent[name]) for name in [*others, "pixel_accuracy"]]
         )
@@ -70,7 +85,9 @@ def main_table(report: Report) -> Table:
     ]
     header += ["Gap closed", f"{headline} (best on val)", *others, "Pixel accuracy"]
     title = f"{report.study}: mIoU in percent, mean ± sample standard deviation over seeds"
-    return Table("main", title, header, rows, pd.DataFrame(numbers), main_notes(report, bounds))
+    leader = best(report, [label for label in report.labels() if label not in report.bounds()])
+    marked = frozenset({(report.labels().index(leader), header.index(f"{headline} (last)"))} if leader else ())
+    return Table("main", title, header, rows, pd.DataFrame(numbers), main_notes(report, comparisons, bounds), marked)
 
 
 def reference_labels(report: Report) -> list[str]:
@@ -80,7 +97,7 @@ def reference_labels(report: Report) -> list[str]:
     return list(dict.fromkeys([report.baseline, bound]))
 
 
-def main_notes(report: Report, bounds: list[str]) -> list[str]:
+def main_notes(report: Report, comparisons: list[Comparisons], bounds: list[str]) -> list[str]:
     """What must stand under the main table: protocol, the rule of selection, undefined classes, missing runs."""
     baseline_name, oracle_name = report.title(report.baseline), report.title(report.oracle)
     notes = [
@@ -88,7 +105,8 @@ def main_notes(report: Report, bounds: list[str]) -> list[str]:
         *metric_notes(report, report.labels()),
         "Last iteration = the result. Best on val = the checkpoint with the highest validation score, for comparison "
         "only; nothing is selected on the reported split.",
-        f"{INTERVAL} An interval that holds 0 shows no difference.",
+        *declared_notes(comparisons),
+        "A method is marked as the best only where the test tells it from every other one (bounds apart).",
     ]
     if len(bounds) > 1:
         notes.append(
