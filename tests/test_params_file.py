@@ -7,7 +7,7 @@ import yaml
 from project import ROOT
 from pydantic_core import PydanticUndefined
 
-from udaseg.config import CamvidData, FolderData, Params, Recipe, Stage, Sweep
+from udaseg.config import CamvidData, Claim, FolderData, Params, Recipe, Stage, Sweep
 from udaseg.methods import METHODS
 from udaseg.parameters import load_params
 from udaseg.plan import make_plan
@@ -33,8 +33,8 @@ def test_params_has_exactly_the_methods() -> None:
 
 def test_every_key_of_the_model_stands_in_params() -> None:
     """No number of an experiment has a default elsewhere: the models' only ones are those of entries in a mapping."""
-    assert list(RAW) == list(Params.model_fields)
-    allowed = {Stage, Recipe, Sweep, FolderData, CamvidData}
+    assert [*RAW, "claims"] == list(Params.model_fields)  # of which a file of their own has the values
+    allowed = {Params, Claim, Stage, Recipe, Sweep, FolderData, CamvidData}
     assert {model for model in models(Model) if defaults(model)} <= allowed | spec_models()
     for key in ("task", "network", "pretrain", "optim", "train", "evaluate", "report"):
         annotation = Params.model_fields[key].annotation

@@ -14,6 +14,7 @@ from udaseg.validation import Model, require_known
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
 PathText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./${}:~,+@=-]{1,400}$")]
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:()+-]{1,80}$")]  # of a sweep
+Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive]
@@ -345,6 +346,41 @@ class Sweep(Model):
         return self
 
 
+class Pair(Model):
+    """Two rows, of which a claim says that one is better."""
+
+    better: Words
+    than: Words
+
+
+class Claim(Model):
+    """One claim: that rows are better than others, in all of `pairs`, or that some rows are like another one."""
+
+    name: Name
+    claim: Words  # in our words
+    paper: Words
+    where: Words  # it is made
+    pairs: list[Pair] = Field(default=[])
+    alike: list[Words] = Field(default=[])  # rows that are like the row `to`
+    to: Words | None = None
+    margin: Annotated[float, Field(gt=0)] | None = None  # percentage points to either side that still are alike
+    classes: Literal["rare"] | list[Name] | None = None  # of which the mIoU is compared; null: the headline's
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Claim":
+        given = bool(self.alike), self.to is not None, self.margin is not None
+        if bool(self.pairs) == any(given) or any(given) != all(given):
+            raise ValueError("pairs: give either them, or all of `alike`, `to` and `margin`")
+        if self.classes == []:
+            raise ValueError("classes: is empty; leave it out for those of the headline")
+        return self
+
+    def rows(self) -> list[str]:
+        """Every row that it needs, once."""
+        pairs = (row for pair in self.pairs for row in (pair.better, pair.than))
+        return list(dict.fromkeys([*pairs, *self.alike, *([] if self.to is None else [self.to])]))
+
+
 class Report(Model):
     baseline: Name  # recipes between which 'gap closed' is measured
     oracle: Name
@@ -368,6 +404,7 @@ class Params(Model):
     recipes: dict[Name, Recipe]
     sweeps: dict[Name, Sweep]
     report: Report
+    claims: list[Claim] = Field(default=[])  # what workflow/claims.yaml holds; params.yaml has none of it
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":

@@ -295,6 +295,7 @@ def report_job(
         runs=runs,
         sweeps=sweeps,
         skipped=skipped,
+        claims=params.claims,
         translations=translations,
         data={"source": source.folder, "target": target.folder},
         code=fingerprint("reports.build"),

@@ -37,11 +37,14 @@ WHOLE = {"class_map", "class_sets", "counts", "lists"}
 def load_params(params: Path, study: str | None = None) -> Params:
     """The parameters of a study: params.yaml with `workflow/studies/<study>.yaml` laid upon it, validated.
 
+    The claims that its report judges come from `workflow/claims.yaml`, where that is there.
+
     Raises:
         UserError: a file is missing, a key is unknown, a value has the wrong type or cannot work; every problem that
             can be told at once is in the message.
     """
-    from udaseg.sweeps import check_sweeps  # which builds on what stands here
+    from udaseg.claims import load_claims  # which build on what stands here
+    from udaseg.sweeps import check_sweeps
 
     raw = _mapping(params)
     study = str(study or raw.get("study", ""))
@@ -51,13 +54,16 @@ def load_params(params: Path, study: str | None = None) -> Params:
         known = sorted(entry.stem for entry in folder.glob("*.yaml"))
         raise UserError(f"study: '{study}' has no file {path}; {suggestion(study, known)}")
     merged = overlay(raw, _mapping(path)) | {"study": study}
+    claims = folder.parent / "claims.yaml"
+    if "claims" in merged:
+        raise UserError(f"{params} with {path}: claims: stand in {claims}; move them there")
     try:
         resolved = validate(Params, merged)
         _check_methods(resolved)
         check_sweeps(resolved)
     except (UserError, ValueError) as error:
         raise UserError(f"{params} with {path}:\n{error}") from None
-    return resolved
+    return resolved.model_copy(update={"claims": load_claims(claims, resolved)}) if claims.is_file() else resolved
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from udaseg.config import (
     CamvidData,
+    Claim,
     DatasetSpec,
     Labels,
     Network,
@@ -185,6 +186,7 @@ class ReportSpec(Model):
     runs: list[ReportRun]
     sweeps: list[ReportSweep] = Field(default=[])
     skipped: list[ReportSkipped] = Field(default=[])
+    claims: list[Claim] = Field(default=[])
     translations: list[ReportTranslation]  # of the first seed
     data: dict[str, PathText]
     code: str

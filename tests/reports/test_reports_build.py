@@ -71,7 +71,7 @@ def read_page(root: Path) -> tuple[str, Reader]:
 
 def test_every_file_is_written(built: Path) -> None:
     names = set(all_bytes(built / "reports/demo"))
-    figures = {"miou", "classes", "monitor", "losses", "diagnostics", "qualitative"}
+    figures = {"miou", "classes", "confusion", "cost", "monitor", "losses", "diagnostics", "qualitative"}
     assert names == {
         "index.html",
         *(f"tables/{name}.{kind}" for name in ("main", "classes", "cost", "runs") for kind in ("csv", "md", "tex")),
@@ -180,7 +180,7 @@ def test_every_method_has_a_look_of_its_own(study: Path) -> None:
 
 def test_figures_hold_what_their_captions_say(study: Path) -> None:
     figures = all_figures(read_report(study))
-    assert list(figures) == ["miou", "classes", "monitor", "losses", "diagnostics"]
+    assert list(figures) == ["miou", "classes", "confusion", "cost", "monitor", "losses", "diagnostics"]
     titles = [axes.get_title(loc="left") for axes in figures["losses"][1].axes]
     assert titles[:2] == ["Pretraining", "Source only"]
     labels = [text.get_text() for text in figures["miou"][1].axes[0].get_yticklabels()]

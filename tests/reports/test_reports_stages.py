@@ -16,7 +16,7 @@ from fabricate import CLASSES, IMAGES
 
 from udaseg.reports import page
 from udaseg.reports.collect import missing_footnotes, read_report
-from udaseg.reports.compare import NOTHING, Comparisons, estimate_text, declared_notes
+from udaseg.reports.compare import NOTHING, Comparisons, declared_notes, estimate_text
 from udaseg.reports.curves import apart
 from udaseg.reports.figures import all_figures
 from udaseg.reports.frames import history_frame

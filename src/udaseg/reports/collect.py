@@ -16,6 +16,8 @@ from udaseg.reports.study import Report, Run, Status
 from udaseg.runs import is_whole, read_json, read_yaml
 from udaseg.specs import ReportRun, ReportSpec, read_spec
 
+PLACES = 3  # of a run that is missing that are named: more would hide what is missing
+
 
 def read_report(spec_path: Path) -> Report:
     """The report spec at `spec_path` with every run it names.
@@ -50,6 +52,7 @@ def read_report(spec_path: Path) -> Report:
         pretraining=_pretraining(runs),
         sweeps=spec.sweeps,
         skipped=spec.skipped,
+        claims=spec.claims,
     )
 
 
@@ -188,13 +191,15 @@ def missing_footnotes(report: Report, labels: Iterable[str] | None = None) -> li
         "not evaluated": "is trained but not evaluated",
     }
     wanted = None if labels is None else set(labels)
-    return [
-        f"{' / '.join(f'{label}, stage {stage}' for label, stage in report.places(run))}, seed {run.seed}: "
-        f"{what[run.status]} ({run.folder})."
-        for run in report.each_once()
-        if run.status != "finished" and not (run.status == "not evaluated" and run.evaluation is None)
-        if wanted is None or wanted & {label for label, _ in report.places(run)}
-    ]
+    notes = []
+    for run in report.each_once():
+        places = [place for place in report.places(run) if wanted is None or place[0] in wanted]
+        if not places or run.status == "finished" or (run.status == "not evaluated" and run.evaluation is None):
+            continue
+        names = [f"{label}, stage {stage}" for label, stage in places[:PLACES]]
+        more = f" and {len(places) - PLACES} more" if len(places) > PLACES else ""
+        notes.append(f"{' / '.join(names)}{more}, seed {run.seed}: {what[run.status]} ({run.folder}).")
+    return notes
 
 
 def set_score(report: Report, run: Run, which: str, class_set: str) -> float:

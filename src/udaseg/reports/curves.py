@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from udaseg.reports.stages import several_stages
 from udaseg.reports.study import Report
-from udaseg.reports.style import COLOURS, LINES, MARKERS, WIDTH, band, hide_rest, method_styles, wrapped
+from udaseg.reports.style import COLOURS, LINES, MARKERS, WIDTH, band, grid_columns, hide_rest, method_styles, wrapped
 
 APART = 10  # factor between the terms of a panel from which its axis is logarithmic
 
@@ -34,7 +34,7 @@ def monitor(report: Report, history: pd.DataFrame) -> Figure | None:
     anchors = [label for label in (report.baseline, report.oracle) if label in curves]
     labels = [label for label in curves if label not in anchors] or anchors[:1]
     styles = method_styles(report)
-    figure, grid = panel_grid(len(labels), min(len(labels), 4), 1.75, share_y=True)
+    figure, grid = panel_grid(len(labels), grid_columns(len(labels), 4), 1.75, share_y=True)
     handles: dict[str, Any] = {}
     for axes, label in zip(grid.flat, labels, strict=False):
         for other in labels:
@@ -60,7 +60,8 @@ def losses(report: Report, history: pd.DataFrame) -> Figure | None:
     for label, stage in _stage_order(report, points):
         own = points[(points["label"] == label) & (points["stage"] == stage)]
         lines = []
-        for index, name in enumerate(dict.fromkeys(own["name"])):
+        names = sorted(dict.fromkeys(own["name"]), key=lambda name: name != "seg")  # looks the same in every panel
+        for index, name in enumerate(names):
             style = {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index // len(COLOURS) % len(LINES)]}
             lines.append((name, own[own["name"] == name], style))
         panels.append((_stage_title(report, label, stage), lines))
@@ -82,7 +83,8 @@ def diagnostics(report: Report, history: pd.DataFrame) -> Figure | None:
                 style |= {"marker": MARKERS[place % len(MARKERS)], "markevery": 0.12}
             stage_points = own[(own["label"] == label) & (own["stage"] == stage)]
             lines.append((_stage_title(report, label, stage), stage_points, style))
-        panels.append((name, lines))
+        if lines:  # some are of sweeps alone
+            panels.append((name, lines))
     return small_multiples(panels, columns=2, legend_columns=1)
 
 
@@ -103,7 +105,7 @@ def small_multiples(panels: list[tuple[str, list[Line]]], columns: int, legend_c
     """Panels (title, lines), each with a legend of its own above it."""
     if not panels:
         return None
-    columns = min(columns, len(panels))
+    columns = grid_columns(len(panels), columns)
     rows = -(-max(len(lines) for _, lines in panels) // legend_columns)
     figure, grid = panel_grid(len(panels), columns, 1.75 + 0.14 * rows)
     for axes, (title, lines) in zip(grid.flat, panels, strict=False):
@@ -121,7 +123,7 @@ def small_multiples(panels: list[tuple[str, list[Line]]], columns: int, legend_c
             columnspacing=1,
             labelspacing=0.25,
         )
-        axes.set_title(wrapped(title, 27), fontsize=8.5, pad=6 + 9 * -(-len(lines) // legend_columns))
+        axes.set_title(wrapped(title, 27), fontsize=8.5, pad=6 + 9.35 * -(-len(lines) // legend_columns))
         axes.set_xlim(left=0)
     return figure
 

@@ -7,13 +7,35 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from udaseg.reports.ablation_figures import ablation_figures
 from udaseg.reports.compare import scores
+from udaseg.reports.confusion import confusion_figure
+from udaseg.reports.cost_figure import cost_figure
 from udaseg.reports.curves import diagnostics, losses, monitor
 from udaseg.reports.frames import history_frame, iou_frame
 from udaseg.reports.pseudo_labels import pseudo_labels
 from udaseg.reports.stages import stage_lines
 from udaseg.reports.study import Report
-from udaseg.reports.style import STYLE, WIDTH, hide_rest, method_styles, wrapped
+from udaseg.reports.style import STYLE, WIDTH, grid_columns, hide_rest, method_styles, wrapped
+
+MIOU = "Each seed (small) and the mean (large) on the reported split, last iteration."
+STAGES = "What each stage reaches on the reported split, last iteration: mean, and the range over seeds."
+PSEUDO_LABELS = (
+    "The pseudo-labels that each stage was trained on: mean, and the range over seeds. Coverage: pixels that were "
+    "given this label / all pixels (beyond 0.1 % the axis is logarithmic; the black bar is the class's share in the "
+    "ground truth). Precision: right pixels / pixels with this label. Recall: right pixels / pixels of this class. "
+    "Precision and recall use the training images' ground truth, which no training sees."
+)
+CLASSES = "IoU per class, mean over seeds, last iteration."
+MONITOR = (
+    "Score on the monitored split during the final stage: mean, and the range over seeds. It steers nothing. Behind "
+    "it, in grey, all others."
+)
+LOSSES = (
+    "Loss terms during training, unweighted: mean, and the range over seeds. A stage that several recipes share is "
+    "drawn once. The axis is logarithmic where the terms lie far apart."
+)
+DIAGNOSTICS = "What the methods log beside their losses: mean and range over seeds."
 
 
 def all_figures(report: Report) -> dict[str, tuple[str, Figure]]:
@@ -21,36 +43,22 @@ def all_figures(report: Report) -> dict[str, tuple[str, Figure]]:
     history = history_frame(report)
     with matplotlib.rc_context(STYLE):
         figures = {
-            "miou": ("Each seed (small) and the mean (large) on the reported split, last iteration.", miou(report)),
-            "stages": (
-                "What each stage reaches on the reported split, last iteration: mean, and the range over seeds.",
-                stage_lines(report),
-            ),
-            "pseudo_labels": (
-                "The pseudo-labels that each stage was trained on: mean, and the range over seeds. Coverage: pixels "
-                "that were given this label / all pixels (beyond 0.1 % the axis is logarithmic; the black bar is the "
-                "class's share in the ground truth). Precision: right pixels / pixels with this label. Recall: right "
-                "pixels / pixels of this class. Precision and recall use the training images' ground truth, which no "
-                "training sees.",
-                pseudo_labels(report),
-            ),
-            "classes": ("IoU per class, mean over seeds, last iteration.", class_bars(report)),
-            "monitor": (
-                "Score on the monitored split during the final stage: mean, and the range over seeds. It steers "
-                "nothing. Behind it, in grey, all others.",
-                monitor(report, history),
-            ),
-            "losses": (
-                "Loss terms during training, unweighted: mean, and the range over seeds. A stage that several recipes "
-                "share is drawn once. The axis is logarithmic where the terms lie far apart.",
-                losses(report, history),
-            ),
-            "diagnostics": (
-                "What the methods log beside their losses: mean and range over seeds.",
-                diagnostics(report, history),
-            ),
+            "miou": _captioned(MIOU, miou(report)),
+            "stages": _captioned(STAGES, stage_lines(report)),
+            "pseudo_labels": _captioned(PSEUDO_LABELS, pseudo_labels(report)),
+            "classes": _captioned(CLASSES, class_bars(report)),
+            **ablation_figures(report),
+            "confusion": confusion_figure(report),
+            "cost": cost_figure(report),
+            "monitor": _captioned(MONITOR, monitor(report, history)),
+            "losses": _captioned(LOSSES, losses(report, history)),
+            "diagnostics": _captioned(DIAGNOSTICS, diagnostics(report, history)),
         }
-    return {name: (caption, figure) for name, (caption, figure) in figures.items() if figure is not None}
+    return {name: drawn for name, drawn in figures.items() if drawn is not None}
+
+
+def _captioned(caption: str, figure: Figure | None) -> tuple[str, Figure] | None:
+    return None if figure is None else (caption, figure)
 
 
 def miou(report: Report) -> Figure | None:
@@ -95,7 +103,7 @@ def class_bars(report: Report) -> Figure | None:
     labels = [label for label in report.labels() if label in means.index and label not in anchors] or anchors
     if not labels:
         return None
-    columns = min(len(labels), 4)
+    columns = grid_columns(len(labels), 4)
     rows = -(-len(labels) // columns)
     figure = Figure(figsize=(WIDTH, rows * (0.8 + 0.21 * len(report.classes)) + 0.3))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -118,7 +126,7 @@ def class_bars(report: Report) -> Figure | None:
         axes.set_title(wrapped(report.scored_title(label), 20), fontsize=8.5)
         axes.grid(visible=False, axis="y")
     hide_rest(panels, len(labels))
-    panels[0, 0].set_yticks(places, report.classes)
+    panels[0, 0].set_yticks(places, [name.replace("_", " ") for name in report.classes])
     panels[0, 0].set_ylim(len(report.classes) - 0.5, -0.5)
     panels[0, 0].set_xlim(0, 100)
     figure.supxlabel("IoU (%)", fontsize=9)

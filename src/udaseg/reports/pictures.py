@@ -14,6 +14,7 @@ from udaseg.reports.study import Report, Run
 from udaseg.reports.style import STYLE, hide_rest, wrapped
 
 COLUMNS = 4  # panels in a line; more of them become too small to see a person
+LINES = 12  # of panels in the grid; with more of them fewer images are shown
 LARGEST = 640  # pixels of a panel's longer side
 
 
@@ -33,7 +34,7 @@ def scenes(report: Report, count: int = 3) -> list[Scene]:
     place = {report.baseline: -1, report.oracle: 1}
     order = sorted(report.labels(), key=lambda label: place.get(label, 0))
     shown = {label: run for label in order if (run := _first(report, label))}
-    folders = {label: run.evaluation / "pictures" for label, run in shown.items() if run.evaluation is not None}
+    folders = {label: run.evaluated_at / "pictures" for label, run in shown.items() if run.evaluated_at is not None}
     if not folders:
         return []
     names = sorted(set.intersection(*({path.stem for path in folder.glob("*.png")} for folder in folders.values())))
@@ -56,6 +57,7 @@ def qualitative(report: Report, count: int = 3) -> tuple[str, Figure] | None:
     if not found:
         return None
     lines = -(-len(found[0].panels) // COLUMNS)
+    found = found[: max(1, LINES // lines)]
     columns = min(COLUMNS, len(found[0].panels))
     height, width = next(reversed(found[0].panels.values())).shape[:2]
     panel = 2.3
@@ -82,7 +84,8 @@ def qualitative(report: Report, count: int = 3) -> tuple[str, Figure] | None:
     caption = (
         f"The first {len(found)} images of the reported split ({', '.join(scene.name for scene in found)}), {seeds}."
     )
-    return caption, figure
+    without = [report.scored_title(label) for label in report.labels() if _first(report, label) is None]
+    return caption + (f" Without pictures: {'; '.join(without)}." if without else ""), figure
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
@@ -92,9 +95,9 @@ def shrink(pixels: np.ndarray) -> np.ndarray:
 
 
 def _first(report: Report, label: str) -> Run | None:
-    """The first finished run of a row that kept predictions."""
-    runs = [run for run in report.final_runs(label) if run.status == "finished" and run.evaluation is not None]
-    return next((run for run in runs if run.evaluation and any((run.evaluation / "pictures").glob("*.png"))), None)
+    """The first finished run of a row that kept predictions, which a record of a run has not."""
+    runs = [run for run in report.final_runs(label) if run.status == "finished"]
+    return next((run for run in runs if run.evaluated_at and any((run.evaluated_at / "pictures").glob("*.png"))), None)
 
 
 def _is_file(prepared: Path, kind: str, name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from udaseg.config import Claim
 from udaseg.engine import counts
 from udaseg.reports.statistics import Bootstrap, Row
 from udaseg.runs import read_lines
@@ -96,6 +97,7 @@ class Report:
     pretraining: list[Run]  # runs that no recipe names, but whose weights some run started from
     sweeps: list[ReportSweep]
     skipped: list[ReportSkipped]  # points of sweeps whose values do not go together
+    claims: list[Claim]
 
     @property
     def headline(self) -> str:

@@ -103,10 +103,18 @@ def band(axes: Axes, points: pd.DataFrame, style: dict[str, Any], label: str) ->
     return line
 
 
+def grid_columns(count: int, most: int) -> int:
+    """How many panels stand in a line of a grid of as few lines as can be, so that they are about equally long."""
+    lines = -(-count // most)
+    return -(-count // lines)
+
+
 def hide_rest(panels: np.ndarray, used: int) -> None:
-    """Take the unused panels of a grid out of sight."""
+    """Take the unused panels of a grid out of sight, and give those above them the numbers of a shared axis."""
     for axes in panels.flat[used:]:
         axes.set_axis_off()
+    for above in panels.flat[max(0, used - panels.shape[1]) : used]:
+        above.tick_params(labelbottom=True)
 
 
 def wrapped(title: str, width: int = 26) -> str:

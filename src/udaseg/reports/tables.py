@@ -7,21 +7,25 @@ from typing import Any
 
 import pandas as pd
 
+from udaseg.reports.ablations import ablation_tables
 from udaseg.reports.cells import DASH, Table, cell, plain, summarise
+from udaseg.reports.claims import claims_table
 from udaseg.reports.collect import missing_footnotes
 from udaseg.reports.compare import (
     Comparisons,
     best,
+    declared_notes,
     difference,
     gap_closed,
     gap_text,
     metric_notes,
     scores,
-    declared_notes,
 )
+from udaseg.reports.fidelity import fidelity_table
 from udaseg.reports.frames import iou_frame, run_frame
 from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.pseudo_labels import pseudo_label_table
+from udaseg.reports.published import published_tables
 from udaseg.reports.semi_supervised import semi_supervised_tables
 from udaseg.reports.stages import stage_table
 from udaseg.reports.study import Report
@@ -36,6 +40,10 @@ def all_tables(report: Report) -> list[Table]:
         stage_table(report),
         pseudo_label_table(report),
         class_table(report),
+        *ablation_tables(report),
+        claims_table(report, report.claims),
+        fidelity_table(report),
+        *published_tables(report),
         *semi_supervised_tables(report),
         cost_table(report),
         run_table(report),
