@@ -108,6 +108,9 @@ def test_the_point_that_changes_nothing_is_the_recipes_own_run(tmp_path: Path) -
     assert own.sweep is None and own.base is None and own.point == {}
     same = finals(made)["gamma=10.0, domain=1.0"]
     assert (same.run, same.evaluation) == (own.run, own.evaluation)
+    # It is found by what it amounts to: the values are given here and defaults there.
+    assert report(made).sweeps[0].reference == same.recipe
+    assert report(plan(tmp_path, over={"main.knobs.gamma": [5.0]})).sweeps[0].reference is None
     # Pretraining, one warm-up for all, the recipe's own and three others.
     assert len(trainings(made)) == 6 and len({run.run for run in finals(made).values()}) == 4
 

@@ -4,8 +4,9 @@ Pure: from parameters and source text alone. Snakemake's rules, the command line
 """
 
 import itertools
+from collections.abc import Mapping
 
-from udaseg.config import Params
+from udaseg.config import Params, Recipe, Stage
 from udaseg.drafts import (
     differences,
     evaluate_job,
@@ -34,13 +35,7 @@ def make_plan(params: Params) -> Plan:
     source = prepare_job(params, plan, params.task.source.dataset, params.task.source.size, params.task.classes)
     target = prepare_job(params, plan, params.task.target.dataset, params.task.target.size, params.task.classes)
     rows, skipped = study_rows(params)
-    resolved = {
-        row.name: {
-            name: (stage, resolve_stage(params, stage, f"recipes.{row.name}.stages.{name}"))
-            for name, stage in expanded(params, row.recipe).items()
-        }
-        for row in rows
-    }
+    resolved = {row.name: _resolved(params, row.name, row.recipe) for row in rows}
     runs: list[ReportRun] = []
     translations: dict[str, ReportTranslation] = {}
     ends: dict[str, Job] = {}
@@ -91,22 +86,38 @@ def make_plan(params: Params) -> Plan:
                     )
                 )
     names, pictures = [row.name for row in rows], list(translations.values())
-    sweeps = [_sweep(params, name, rows) for name in params.sweep]
+    sweeps = [_sweep(params, name, rows, resolved) for name in params.sweep]
     plan.add(report_job(params, names, runs, sweeps, skipped, pictures, source, target, tuple(ends.values())))
     return plan
 
 
-def _sweep(params: Params, name: str, rows: list[Row]) -> ReportSweep:
+Stages = dict[str, tuple[Stage, ResolvedStage]]
+
+
+def _resolved(params: Params, name: str, recipe: Recipe) -> Stages:
+    stages = expanded(params, recipe).items()
+    return {key: (stage, resolve_stage(params, stage, f"recipes.{name}.stages.{key}")) for key, stage in stages}
+
+
+def _sweep(params: Params, name: str, rows: list[Row], resolved: Mapping[str, Stages]) -> ReportSweep:
+    """What the report is told of a sweep; its reference is the point whose values are those of the recipe itself."""
     sweep = params.sweeps[name]
     points = {row.name: row.name.removeprefix(f"{name}/") for row in rows if row.sweep == name}
+    plain = _settings(_resolved(params, sweep.recipe, unchanged(params, name)))
+    same = (row.name for row in rows if row.name in points and row.base == sweep.recipe)
+    reference = next((point for point in same if _settings(resolved[point]) == plain), None)
     return ReportSweep(
         name=name,
         title=sweep.title,
         recipe=sweep.recipe,
         over=sweep.over or {},
-        reference=unchanged(params, name, rows),
+        reference=reference,
         points=points,
     )
+
+
+def _settings(stages: Stages) -> dict[str, ResolvedStage]:
+    return {name: settings for name, (_, settings) in stages.items()}
 
 
 def _title(row: Row, stages: list[ResolvedStage]) -> str:

@@ -71,11 +71,10 @@ def sweep_rows(params: Params, name: str) -> tuple[list[Row], list[ReportSkipped
     return rows, skipped
 
 
-def unchanged(params: Params, name: str, rows: list[Row]) -> str | None:
-    """Name of the sweep's row whose recipe is the sweep's as it stands, with all its stages or those up to `until`."""
+def unchanged(params: Params, name: str) -> Recipe:
+    """A sweep's recipe as it stands, with all its stages or those up to `until`."""
     sweep = params.sweeps[name]
-    plain = _laid(params, Point(sweep.recipe, sweep.until, {}))
-    return next((row.name for row in rows if row.sweep == name and row.recipe == plain), None)
+    return _laid(params, Point(sweep.recipe, sweep.until, {}))
 
 
 def with_sweep(params: Params, name: str) -> Params:

@@ -71,10 +71,11 @@ def read_page(root: Path) -> tuple[str, Reader]:
 
 def test_every_file_is_written(built: Path) -> None:
     names = set(all_bytes(built / "reports/demo"))
+    tables = {"main", "classes", "cost", "runs", "published_gta5_cityscapes", "published_synthia_cityscapes"}
     figures = {"miou", "classes", "confusion", "cost", "monitor", "losses", "diagnostics", "qualitative"}
     assert names == {
         "index.html",
-        *(f"tables/{name}.{kind}" for name in ("main", "classes", "cost", "runs") for kind in ("csv", "md", "tex")),
+        *(f"tables/{name}.{kind}" for name in tables for kind in ("csv", "md", "tex")),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")),
     }
 
@@ -100,9 +101,10 @@ def test_the_page_loads_nothing(built: Path) -> None:
     assert len(text) < 5_000_000
     assert re.search(r"https?:", text) is None
     assert re.search(r"@import|url\(", text) is None
-    assert not {tag for tag, _ in reader.tags} & {"script", "link", "iframe", "object", "embed"}
-    images = [attributes for tag, attributes in reader.tags if tag == "img"]
-    assert len(images) == 6
+    assert not {tag for tag, _ in reader.tags} & {"link", "iframe", "object", "embed"}
+    assert [attributes for tag, attributes in reader.tags if tag == "script"] == [{}]  # the one that is inside it
+    images = [attributes for tag, attributes in reader.tags if tag == "img" and "src" in attributes]
+    assert len(images) >= len(list((built / "reports/demo/figures").glob("*.svg")))
     for attributes in images:
         media, content = re.fullmatch(r"data:(image/[a-z+]+);base64,(.*)", str(attributes["src"])).groups()  # type: ignore[union-attr]
         assert base64.b64decode(content, validate=True).startswith(b"<?xml" if media == "image/svg+xml" else b"\x89PNG")
@@ -148,7 +150,7 @@ def test_text_from_run_folders_is_escaped(study: Path) -> None:
     reader = Reader()
     reader.feed(page.render(report, all_tables(report), {}))
     assert "alert(1)" in reader.text
-    assert "script" not in {tag for tag, _ in reader.tags}
+    assert [tag for tag, _ in reader.tags].count("script") == 1  # the page's own
 
 
 def test_missing_runs_leave_a_report_that_names_them(study: Path) -> None:

@@ -135,15 +135,15 @@ def test_the_scorecard(swept: Path) -> None:
     cells = dict(zip([row[1].removeprefix("Claim ") for row in table.rows], table.rows, strict=True))
     assert table.name == "claims"
     assert {len(row) for row in table.rows} == {len(table.header)}
-    verdicts = {name: row[-1] for name, row in cells.items()}
+    verdicts = {name: row[2] for name, row in cells.items()}
     assert verdicts["oracle"] == verdicts["alike"] == "reproduced"
     assert verdicts["contrary"] == "not reproduced" and verdicts["absent"] == DASH
-    assert cells["oracle"][3] == "Oracle − Source only"
-    assert cells["stages"][3] == "ProDA, stages 1 to 3, stage3 − ProDA, stages 1 to 3, warmup"
-    assert cells["contrary"][3] == "Source only − Oracle; ProDA, stages 1 to 3 − Source only"
-    assert cells["contrary"][4].count("[") == 2
-    assert cells["absent"][3:] == ["cpsl:stage2 − proda; parts/none − proda", DASH, DASH, DASH]
-    assert cells["alike"][5] == DASH
+    assert cells["oracle"][5] == "Oracle − Source only"
+    assert cells["stages"][5] == "ProDA, stages 1 to 3, stage3 − ProDA, stages 1 to 3, warmup"
+    assert cells["contrary"][5] == "Source only − Oracle; ProDA, stages 1 to 3 − Source only"
+    assert cells["contrary"][3].count("[") == 2
+    assert cells["absent"][2:6] == [DASH, DASH, DASH, "cpsl:stage2 − proda; parts/none − proda"]
+    assert cells["alike"][4] == DASH
     notes = " ".join(table.notes)
     assert "'Claim absent' (ProDA): needs cpsl:stage2, parts/none, which this study does not have." in notes
     assert "'Claim alike': the margin is 40 percentage points to either side." in notes
@@ -187,9 +187,9 @@ def test_of_many_comparisons_the_one_nearest_to_failing_is_shown(swept: Path) ->
     gains = {name: np.mean([headline(report, name, s) - headline(report, "source_only", s) for s in (0, 1, 2)])
              for name in SIZES}  # fmt: skip
     least = min(gains, key=lambda name: gains[name])
-    assert table.rows[0][3] == f"{least.removeprefix('patch_size/')} − Source only (smallest of 3)"
-    assert table.rows[0][4].startswith(f"+{gains[least]:.1f} [")
-    assert "(largest of 3)" in table.rows[1][3]
+    assert table.rows[0][5] == f"{least.removeprefix('patch_size/')} − Source only (smallest of 3)"
+    assert table.rows[0][3].startswith(f"+{gains[least]:.1f} [")
+    assert "(largest of 3)" in table.rows[1][5]
     assert any("claims.csv has all" in note for note in table.notes)
 
 
@@ -198,7 +198,7 @@ def test_rare_classes_are_compared_by_their_own_iou(swept: Path, monkeypatch: py
     one = claim("rare", pairs=pairs(("oracle", "source_only")), classes="rare")
     assert rare_classes(report) == []
     lacking = table_of(report, one, ORACLE)
-    assert lacking.rows[0][4:] == [DASH, DASH, DASH]
+    assert lacking.rows[0][2:5] == [DASH, DASH, DASH]
     assert any("no class of this study is rare" in note for note in lacking.notes)
 
     monkeypatch.setattr(scorecard, "RARE", 0.06)
@@ -224,7 +224,7 @@ def test_classes_that_a_study_lacks_are_told(swept: Path) -> None:
     table = table_of(
         read_report(swept), ORACLE, claim("few", pairs=pairs(("oracle", "proda")), classes=["sky", "tram"])
     )
-    assert table.rows[1][-1] == DASH
+    assert table.rows[1][2] == DASH
     assert any("needs the classes tram, which this study does not have" in note for note in table.notes)
 
 
@@ -232,7 +232,8 @@ def test_a_missing_run_makes_a_claim_undecided_and_is_named(swept: Path) -> None
     run = next(run for run in read_report(swept).final_runs("oracle") if run.seed == 1)
     shutil.rmtree(run.folder)
     table = table_of(read_report(swept), ORACLE)
-    assert table.rows[0][4].endswith("[–] (n = 2 of 3)") and table.rows[0][5:] == [DASH, "undecided (2 seeds)"]
+    assert table.rows[0][3].endswith("[–] (n = 2 of 3)")
+    assert (table.rows[0][2], table.rows[0][4]) == ("undecided (2 seeds)", DASH)
     assert any(str(run.folder) in note and "has not been run" in note for note in table.notes)
     assert any("needs at least 3 seeds" in note for note in table.notes)
 
@@ -242,7 +243,7 @@ def test_two_seeds_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     spec = fabricate(tmp_path, ("source_only", "oracle"), seeds=(0, 1), iterations=100, pictures=1)
     alike = claim("alike", alike=["oracle"], to="source_only", margin=90.0)
     table = table_of(read_report(spec), ORACLE, alike)
-    assert [row[-1] for row in table.rows] == ["undecided (2 seeds)"] * 2
+    assert [row[2] for row in table.rows] == ["undecided (2 seeds)"] * 2
 
 
 def test_a_study_without_rows_of_any_claim_has_no_scorecard(swept: Path) -> None:

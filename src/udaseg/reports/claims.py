@@ -102,7 +102,7 @@ def _undecided(estimates: Sequence[Estimate]) -> str:
 
 
 def claims_table(report: Report, claims: Sequence[Claim]) -> Table | None:
-    """Claim, source, compared rows, difference, corrected p and verdict; the numbers have a line for each comparison.
+    """Claim, verdict, difference, corrected p, compared rows and source; the numbers have a line for each comparison.
 
     None where the study has what none of the claims needs.
     """
@@ -114,9 +114,9 @@ def claims_table(report: Report, claims: Sequence[Claim]) -> Table | None:
     for finding, p in zip(findings, corrected, strict=True):
         claim, verdict = finding.claim, finding.verdict(p)
         compared, measured = _texts(report, finding)
-        rows.append([claim.paper, claim.claim, claim.where, compared, measured, _p_text(p), verdict])
+        rows.append([claim.paper, claim.claim, verdict, measured, _p_text(p), compared, claim.where])
         numbers += _numbers(finding, p, verdict)
-    header = ["Paper", "Claim", "Source", "Compared", "Difference", "Corrected p", "Verdict"]
+    header = ["Paper", "Claim", "Verdict", "Difference", "Corrected p", "Compared", "Source"]
     title = f"{report.study}: claims of the papers, differences of mIoU in percentage points"
     return Table("claims", title, header, rows, pd.DataFrame(numbers), _notes(report, findings), grouped=True)
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from udaseg.reports.cells import Table, cell, summarise
 from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import Comparisons, difference, metric_notes, scores, declared_notes
+from udaseg.reports.compare import Comparisons, declared_notes, difference, metric_notes, scores
 from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.study import Report
 

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from udaseg.reports.cells import Table, cell, summarise
 from udaseg.reports.compare import (
     Comparisons,
+    declared_notes,
     difference,
     gap_closed,
     gap_text,
     metric_notes,
     scores,
-    declared_notes,
 )
 from udaseg.reports.study import Report
 from udaseg.reports.style import WIDTH, legend_columns, method_styles
