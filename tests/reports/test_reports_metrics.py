@@ -16,8 +16,10 @@ from udaseg.reports.collect import read_report
 from udaseg.reports.figures import all_figures
 from udaseg.reports.frames import history_frame
 from udaseg.reports.pictures import scenes
+from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.stages import shared_notes, stage_table
 from udaseg.reports.tables import class_table, cost_table, main_table, run_table
+from udaseg.runs import sha256
 
 NAME = "PLCA, mIoU11_aggregated"
 
@@ -143,3 +145,23 @@ def test_figures_of_scores_say_it_and_those_of_trainings_do_not(mixed: Path) -> 
     assert NAME in scenes(report)[0].panels
     assert NAME in [row[0] for row in class_table(report).rows]
     assert NAME not in [row[0] for row in cost_table(report).rows]
+
+
+def test_rows_of_two_protocols_are_named_once_and_with_seeds_only_where_their_seeds_differ(study: Path) -> None:
+    def scaled(recipe: str, seeds: tuple[int, ...]) -> None:
+        for entry in yaml.safe_load(study.read_text())["runs"]:
+            if entry["recipe"] == recipe and entry["seed"] in seeds:
+                path = Path(entry["evaluation"]) / "metrics.json"
+                content = json.loads(path.read_text())
+                content["protocol"]["scales"] = [0.5, 1.0]
+                path.write_text(json.dumps(content))
+                marker = json.loads((path.parent / "run.json").read_text())
+                marker["files"]["metrics.json"] = sha256(path)
+                (path.parent / "run.json").write_text(json.dumps(marker))
+
+    scaled("dann", (0, 1, 2))
+    scaled("oracle", (1,))
+    notes = protocol_notes(read_report(study))
+    assert notes[0].startswith("Not all runs were scored in the same way")
+    assert notes[1].endswith("used by source_only, adaptsegnet_multi, oracle seed 0, oracle seed 2.")
+    assert notes[2].endswith("used by dann, oracle seed 1.") and "scales 0.5, 1" in notes[2]

@@ -19,6 +19,7 @@ from udaseg.reports.collect import read_report
 from udaseg.reports.figures import all_figures
 from udaseg.reports.frames import ALL, quality_frame
 from udaseg.reports.pseudo_labels import pseudo_label_table, pseudo_labels
+from udaseg.reports.sections import aside
 from udaseg.reports.style import render
 from udaseg.reports.tables import all_tables
 
@@ -138,5 +139,5 @@ def test_the_page_shows_stages_and_pseudo_labels(staged: Path) -> None:
     assert '<th scope="rowgroup" colspan="5"><span>ProDA, stages 1 to 3</span></th>' in text
     folder = quality_folders(staged, "proda", "stage1")[0]
     assert f"udaseg label {folder.parent}/spec.yaml\nudaseg quality {folder}/spec.yaml\nudaseg train" in text
-    assert page.aside("−1.0 [−2.0, +0.1] (n = 2 of 3)") == ["−1.0", "[−2.0, +0.1]", "(n = 2 of 3)"]
-    assert page.aside("41.2 ± 0.8") == ["41.2 ± 0.8"]
+    assert aside("−1.0 [−2.0, +0.1] (n = 2 of 3)") == ["−1.0", "[−2.0, +0.1]", "(n = 2 of 3)"]
+    assert aside("41.2 ± 0.8") == ["41.2 ± 0.8"]

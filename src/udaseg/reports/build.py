@@ -7,6 +7,7 @@ from udaseg.reports.collect import read_report
 from udaseg.reports.style import render
 from udaseg.runs import write_bytes, write_text
 
+LARGEST_SVG = 300_000  # bytes: a larger drawing is a picture inside the page, too
 PAGE_DPI = 110  # of pictures inside the page, which keeps it small; the files beside it have 150
 
 
@@ -37,7 +38,7 @@ def build_report(spec_path: Path) -> None:
             path = report.output / "figures" / f"{name}.{kind}"
             write_bytes(path, content)
             written.add(path)
-        if name in photographs:
+        if name in photographs or len(files["svg"]) > LARGEST_SVG:
             shown[name] = page.Picture(name, caption, "image/png", render(figure, PAGE_DPI)["png"])
         else:
             shown[name] = page.Picture(name, caption, "image/svg+xml", files["svg"])

@@ -1,17 +1,18 @@
 """The report as one HTML page that loads nothing: style and pictures are inside it."""
 
 import base64
+import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from udaseg.reports.cells import Table
+from udaseg.reports.cells import DASH, Table
+from udaseg.reports.comparison import comparisons, legend
 from udaseg.reports.protocols import protocol_notes
-from udaseg.reports.semi_supervised import PREFIX
+from udaseg.reports.sections import VERDICTS, grid, repeated_notes, sections
 from udaseg.reports.study import Report, Run
 from udaseg.runs import read_json
 
@@ -19,6 +20,19 @@ PRETRAINED = (
     "Some networks started from weights that were pretrained within this project ({runs}). On toytown, these "
     "pretrained weights of the small network play the part of ImageNet weights."
 )
+
+DESCRIBED = {  # what a figure shows, for those who do not see it
+    "miou": "Headline mIoU of every method and seed",
+    "stages": "Headline mIoU by stage of every recipe of several stages",
+    "pseudo_labels": "Coverage, precision and recall of the pseudo-labels of every stage and class",
+    "classes": "IoU per class of every method against baseline and oracle",
+    "qualitative": "Image, ground truth and predictions of every method",
+    "translations": "Source images, what each translator makes of them, and target images",
+    "monitor": "Monitored mIoU during training",
+    "losses": "Loss terms during training",
+    "diagnostics": "Diagnostics of the methods during training",
+    "cost": "Headline mIoU of every method against its hours of training",
+}
 
 
 @dataclass(frozen=True)
@@ -37,27 +51,42 @@ class Picture:
 
 
 def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) -> str:
-    """The page's HTML."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    """The page's HTML: all of it can be read without its script, which sorts, filters and compares."""
+    folder = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["aside"] = aside
-    by_name = {table.name: table for table in tables}
+    environment.filters["grid"] = grid
+    script = (folder / "page.js").read_text(encoding="utf-8")
     runs = report.each_once()
     finals = [run for run in runs if run.final]
+    shared = shared_facts(runs)
+    compared = comparisons(report)
+    parts = sections(report, tables, [*(["comparison"] if compared else []), *pictures])
     return environment.get_template("page.html.j2").render(
         report=report,
-        tables=by_name,
-        semi_supervised=[table for table in tables if table.name.startswith(PREFIX)],
+        sections=parts,
         pictures=pictures,
+        described=DESCRIBED,
+        repeated=repeated_notes([table for part in parts for block in part.blocks for table in block.tables]),
+        signs=VERDICTS,
+        comparisons=compared,
+        legend=legend(report),
+        style=(folder / "page.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         summary=summary(report),
         protocol=protocol_notes(report),
         pretrained=pretrained_note(report),
         finished=sum(run.status == "finished" for run in finals),
         planned=len(finals),
         data=[data_facts(role, folder) for role, folder in report.data.items()],
-        runs=[run_facts(report, run) for run in runs],
+        shared=shared,
+        runs=[run_facts(report, run, shared) for run in runs],
     )
 
 
@@ -110,24 +139,36 @@ def absent_classes(folder: Path) -> list[str]:
     return [name for name, count in train["totals"].items() if not count] if train["pixels"] else []
 
 
-def run_facts(report: Report, run: Run) -> dict[str, Any]:
+def shared_facts(runs: list[Run]) -> dict[str, str]:
+    """Versions and environment as far as they are the same for all trained runs, which is then said only once."""
+    known = [machine_facts(run) for run in runs if run.env]
+    first = known[0] if known else {}
+    return {name: value for name, value in first.items() if all(facts.get(name) == value for facts in known)}
+
+
+def machine_facts(run: Run) -> dict[str, str]:
+    """Versions and environment that a run was made with, as text."""
+    versions = {f"Version of {name}": value for name, value in run.env.get("versions", {}).items()}
+    return versions | {name: plain(value) for name, value in run.env.items() if name != "versions"}
+
+
+def run_facts(report: Report, run: Run, shared: dict[str, str]) -> dict[str, Any]:
     """What it takes to make a run again and to tell whether it is the same: commands, versions, fingerprints."""
     places = report.places(run)
-    environment = {key: plain(value) for key, value in run.env.items() if key != "versions"}
-    data = {f"Data, {role}": f"{run.spec.get(role, '')} {digest}" for role, digest in run.data.items()}
+    facts = {
+        "Folder": str(run.folder),
+        "Started from": ", ".join(": ".join(start) for start in run.spec.get("init", {}).items()) or DASH,
+        "Pseudo-labels": run.spec.get("labels") or DASH,
+        "Weights, SHA-256": run.files.get("model.safetensors", DASH),
+    }
+    facts |= {f"Data, {role}": f"{run.spec.get(role, '')} {digest}" for role, digest in run.data.items()}
     return {
         "title": " / ".join(dict.fromkeys(report.scored_title(label) for label, _ in places)),
         "stage": " / ".join(dict.fromkeys(stage for _, stage in places)),
         "seed": run.seed,
         "status": "finished" if run.trained and run.evaluation is None else run.status,
-        "folder": str(run.folder),
         "commands": commands(run),
-        "init": run.spec.get("init", {}),
-        "labels": run.spec.get("labels") or "–",
-        "versions": run.env.get("versions", {}),
-        "environment": environment,
-        "data": data,
-        "weights": run.files.get("model.safetensors", "–"),
+        "facts": facts | {name: value for name, value in machine_facts(run).items() if name not in shared},
     }
 
 
@@ -136,11 +177,6 @@ def commands(run: Run) -> list[str]:
     labels = run.spec.get("labels")
     jobs = {"label": labels, "quality": run.judged, "train": run.folder, "evaluate": run.evaluation}
     return [f"udaseg {verb} {folder}/spec.yaml" for verb, folder in jobs.items() if folder]
-
-
-def aside(value: str) -> list[str]:
-    """A table's cell, and what stands smaller below it: an interval, and the number of seeds where some are missing."""
-    return re.split(r" (?=\[|\(n = )", value)
 
 
 def plain(value: Any) -> str:
