@@ -4,6 +4,7 @@ The rules only look things up in the plan.
 
     snakemake --cores all --resources gpu=4
     snakemake --cores all --config study=toytown
+    snakemake --cores all --config study=toytown records=yes   # takes what lies in reports/reference as finished
 """
 
 import sys
@@ -14,7 +15,7 @@ from udaseg.driver import open_study
 from udaseg.errors import UserError
 
 try:
-    PLAN = open_study(config.get("study"), sys.argv, workflow.is_main_process)
+    PLAN = open_study(config.get("study"), sys.argv, workflow.is_main_process, str(config.get("records", "no")))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -22,8 +23,8 @@ UDASEG = f"{sys.executable} -m udaseg.cli"
 
 
 def parents(folder):
-    """Markers of the jobs that the job of `folder` needs."""
-    return [parent.marker for parent in PLAN.jobs[folder].parents]
+    """Markers of the jobs that the job of `folder` needs, but for those that records stand for."""
+    return [parent.marker for parent in PLAN.jobs[folder].parents if parent.folder not in PLAN.left_out]
 
 
 def spec(folder):
@@ -47,7 +48,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        [job.marker for job in PLAN.jobs.values()],
+        [job.marker for job in PLAN.jobs.values() if job.folder not in PLAN.left_out],
         f"{PLAN.report.folder}/index.html",
         PLAN.tracking_note,
 
@@ -66,3 +67,10 @@ onsuccess:
     absent = [file for job in workflow.dag.targetjobs for file in job.input if not Path(file).exists()]
     if absent:
         raise WorkflowError(f"planned, but not made: {absent}; start the same command again")
+
+
+onerror:
+    # Whoever goes on past a failed run (-k) wants to see the others: a report is not refused because one run failed. What
+    # is missing is a footnote there, the exit status still tells of the failure, and the next call writes it again.
+    if {"-k", "--keep-going"} & set(sys.argv):
+        shell("{UDASEG} report {PLAN.report.spec_path:q}")

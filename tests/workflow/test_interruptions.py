@@ -153,3 +153,23 @@ def test_gc_removes_what_a_changed_study_left(finished: Project, tmp_path: Path)
     assert status == 0 and "1 folders that none of the studies tiny plans: removed" in output
     assert not list(project.folder.glob("results/*/dann/*"))
     assert project.todo() == {"report": 1, "track": 1}
+
+
+def test_with_keep_going_a_failed_run_is_a_footnote_of_the_report(started: Project) -> None:
+    """The others are finished and reported; the status tells of the failure; once it is mended, so is the report."""
+    method = started.folder / "src/udaseg/methods/dann.py"
+    whole = method.read_text()
+    # Planning imports the methods, too: broken only where it is trained.
+    method.write_text(whole.replace("def losses(", "def losses_that_are_not_there(", 1))
+    status, output = started.snakemake("-k")
+    assert status != 0, output
+    table = (started.folder / "reports/tiny/tables/main.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
+    assert "| 1 |" in rows["Source only"] and "| 0 | – |" in rows["DANN"]
+    assert "- dann, stage main, seed 0: " in table
+    assert (started.folder / "reports/tiny/index.html").is_file()
+    method.write_text(whole)
+    status, output = started.snakemake()
+    assert status == 0, output
+    mended = (started.folder / "reports/tiny/tables/main.md").read_text()
+    assert "- dann, stage main" not in mended and "| 0 | – |" not in mended
