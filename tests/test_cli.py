@@ -13,7 +13,7 @@ from udaseg.cli import main
 
 VERBS = (
     *("plan", "download", "prepare", "train", "label", "quality", "translate", "evaluate", "report", "track"),
-    *("predict", "gc"),
+    *("predict", "keep", "gc"),
 )
 
 

@@ -5,10 +5,7 @@ import os
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,9 @@ from reports.fabricate import fabricate
 
 from udaseg import tracking
 from udaseg.reports.collect import read_report
-from udaseg.tracking import flattened, make_record, masked, track
+from udaseg.tracked import TAG, VALUE, Record, flattened
+from udaseg.tracked_sweeps import Family, make_records
+from udaseg.tracking import masked, track
 
 NOTE = Path("state/tracking/note.json")
 
@@ -140,8 +139,7 @@ def test_sends_once_finishes_what_is_half_sent_and_can_be_replayed(
 def test_a_call_that_dies_halfway_is_finished_by_the_next(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    report = read_report(study)
-    records = {r.key: r for r in (make_record(report, run) for run in [*report.pretraining, *report.runs])}
+    records, _ = make_records(read_report(study))
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifacts", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
         track(study, NOTE)
@@ -149,7 +147,7 @@ def test_a_call_that_dies_halfway_is_finished_by_the_next(study: Path, monkeypat
     track(study, NOTE)
     assert json.loads(NOTE.read_text()) == {"status": "sent", "runs": 3}
     content = stored(f"sqlite:///{Path('mlflow.db').absolute()}")
-    assert {run["tags"]["udaseg.run"] for run in content.values()} == set(records)
+    assert {run["tags"]["udaseg.run"] for run in content.values()} == {r.tags["udaseg.run"] for r in records}
     assert all(run["tags"]["udaseg.complete"] == "yes" for run in content.values())
 
 
@@ -190,13 +188,17 @@ def test_a_store_that_is_down_leaves_a_note(
 
 
 def test_runs_that_are_not_finished_are_not_sent(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: dict[str, Any] = {}
-    monkeypatch.setattr(tracking, "send_all", lambda uri, name, records: sent.update(records))
+    sent: list[Record] = []
+
+    def send_all(uri: str, name: str, records: list[Record], families: list[Family]) -> None:
+        sent.extend(records)
+
+    monkeypatch.setattr(tracking, "send_all", send_all)
     entries = yaml.safe_load(study.read_text())["runs"]
     (Path(entries[0]["run"]) / "run.json").unlink()
     (Path(entries[1]["evaluation"]) / "run.json").unlink()
     track(study, NOTE)
-    assert {record.name for record in sent.values()} == {"pretraining seed=0"}
+    assert {record.name for record in sent} == {"pretraining seed=0"}
     assert json.loads(NOTE.read_text()) == {"status": "sent", "runs": 1}
 
 
@@ -205,16 +207,15 @@ def test_limits_and_names_of_mlflow_are_kept(study: Path) -> None:
         MAX_METRICS_PER_BATCH,
         MAX_PARAM_VAL_LENGTH,
         MAX_PARAMS_TAGS_PER_BATCH,
+        MAX_TAG_VAL_LENGTH,
         _validate_metric_name,
         _validate_param_name,
         _validate_tag_name,
     )
 
     assert tracking.METRICS <= MAX_METRICS_PER_BATCH and tracking.PARAMS <= MAX_PARAMS_TAGS_PER_BATCH
-    assert tracking.VALUE <= MAX_PARAM_VAL_LENGTH
-    report = read_report(study)
-    for run in [*report.pretraining, *report.runs]:
-        record = make_record(report, run)
+    assert VALUE <= MAX_PARAM_VAL_LENGTH and TAG <= MAX_TAG_VAL_LENGTH
+    for record in make_records(read_report(study))[0]:
         for name in record.params:
             _validate_param_name(name)
         for name, *_ in record.metrics:
@@ -246,40 +247,3 @@ def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "https://bob:p%40ss@store.example/path?password=hidden"
     text = masked(f"cannot reach {uri} (p@ss, p%40ss), Bearer tokentoken", uri)
     assert text == "cannot reach https://***@store.example/path?password=*** (***, ***), Bearer ***"
-
-
-@pytest.mark.slow
-def test_plain_mlflow_ui_shows_the_runs(study: Path) -> None:
-    track(study, NOTE)
-    port = free_port()
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--port", str(port)]
-    server = subprocess.Popen(
-        command,
-        env=clean | {"DO_NOT_TRACK": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        answer = ask(port, "runs/search", {"experiment_ids": ["1"]}, patience=120)
-        names = {run["info"]["run_name"] for run in answer["runs"]}
-        assert names == {"pretraining seed=0", "source_only seed=0", "dann seed=0"}
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
-
-
-def ask(port: int, endpoint: str, content: dict[str, Any], patience: float) -> Any:
-    """Answer of a tracking server on this machine, waiting until it is up."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    url = f"http://127.0.0.1:{port}/api/2.0/mlflow/{endpoint}"
-    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
-    limit = time.monotonic() + patience
-    while True:
-        try:
-            return json.load(opener.open(request, timeout=30))
-        except OSError:
-            if time.monotonic() > limit:
-                raise
-            time.sleep(0.5)

@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   udaseg plan --study toytown --write write their specs to state/specs/, for the verbs below
   udaseg train state/specs/SPEC.yaml  train one run by hand; the same command again goes on where it was stopped
   udaseg predict --run RUN --output maps/ street1.png street2.png
+  udaseg keep --study toytown         put its records and report below reports/reference, for git
   udaseg gc --delete                  remove folders that no study plans
 """
 PLAN = """Print the jobs of a study in the order in which they can run: whether each is done; how many later
@@ -22,6 +23,13 @@ the sums of what is to do, and which points of sweeps are skipped, and why. Each
   derived    of a finished job that differs in what a line below the table names, or a bound that was computed
   elsewhere  as these two, but there is only a measurement on another device, which a line below the table names
   unknown    nothing like it has run here
+"""
+KEEP = """Put what git keeps of a study below reports/reference/STUDY: of each finished job its spec, metrics, history,
+cost and run.json (no weights, no pictures), and the report that is made of these, with its spec. What is not finished
+is named and a footnote in the report; what the study has no longer is removed there. From that anybody makes the report
+again, or goes on with the study without what it has finished:
+  udaseg report reports/reference/STUDY/report.yaml
+  snakemake --cores all --config study=STUDY records=yes
 """
 
 
@@ -59,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", "Print the jobs of a study, and what they will take.", "udaseg plan --study toytown")
     plan.description = PLAN
     _study(plan)
+    plan.add_argument(
+        "--records",
+        action="store_true",
+        help="as with `--config records=yes`: what need not be made, because reports/reference has its numbers, is "
+        "`kept`, and in none of the sums",
+    )
     way = plan.add_mutually_exclusive_group()
     way.add_argument("--sweep", metavar="NAME", help="only what this sweep needs, whether the study lists it or not")
     way.add_argument(
@@ -96,6 +110,10 @@ def _parser() -> argparse.ArgumentParser:
         "--ids", type=Path, help="YAML file `class name: id` for the label maps; default: the study's order, 0, 1, …"
     )
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+
+    keep = add("keep", "Put the records of a study and its report where git keeps them.", "udaseg keep --study toytown")
+    keep.description = KEEP
+    _study(keep)
 
     collect = add("gc", "List or remove folders that no study plans.", "udaseg gc --delete")
     collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from udaseg.errors import UserError
 from udaseg.jobs import STATE, Plan, write_specs
 from udaseg.parameters import load_params
 from udaseg.plan import make_plan
+from udaseg.records import left_out
 from udaseg.runs import locked
 
 # Options of Snakemake that only look, -n also among other letters (-np).
@@ -18,21 +20,27 @@ LOOKING = re.compile(
 _held = contextlib.ExitStack()  # for the life of the driver; the kernel frees the lock however it ends
 
 
-def open_study(study: str | None, arguments: Sequence[str], main_process: bool) -> Plan:
+def open_study(study: str | None, arguments: Sequence[str], main_process: bool, records: str = "no") -> Plan:
     """The plan of a study, with its specs written. The process that schedules the jobs holds the workflow's lock.
 
     Args:
         study: as in `--config study=NAME`; None: the one that params.yaml names.
         arguments: Snakemake's command line: a call that only looks takes no lock.
         main_process: whether this process schedules the jobs, rather than running one of them.
+        records: as in `--config records=yes`, whether what is on record need not be made; "no": everything must.
 
     Raises:
         UserError: wrong parameters, or another Snakemake works in this folder.
     """
+    if records not in ("yes", "no"):
+        raise UserError(f"--config records={records}: expected yes or no")
     plan = make_plan(load_params(Path("params.yaml"), study))
+    if records == "yes":
+        plan.left_out = left_out(plan)
     if main_process and not any(LOOKING.fullmatch(argument) for argument in arguments):
         _held.enter_context(only_driver())
         _forget_pending(Path(plan.tracking_note))
+        _forget_lesser(Path(plan.report.marker), records)
     write_specs(plan)
     return plan
 
@@ -47,3 +55,11 @@ def _forget_pending(note: Path) -> None:
     """Remove the note of a tracking store that was down, so that its job is tried again."""
     if note.is_file() and json.loads(note.read_text())["status"] == "pending":
         note.unlink()
+
+
+def _forget_lesser(marker: Path, records: str) -> None:
+    """Remove a report's marker that says it was written of less than is wanted, so that the report is written again."""
+    if marker.is_file():
+        of = json.loads(marker.read_text()).get("of", "results")
+        if of == "parts" or (of == "records" and records == "no"):
+            marker.unlink()

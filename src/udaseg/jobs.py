@@ -51,9 +51,14 @@ class Plan:
 
     study: str
     jobs: dict[str, Job] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()  # folders of jobs that are not to be made: records stand for their results
 
     def add(self, job: Job) -> Job:
         return self.jobs.setdefault(job.folder, job)
+
+    def state(self, job: Job) -> str:
+        """Of one of its jobs, in four letters: done, kept (it is left out) or todo."""
+        return "done" if Path(job.marker).exists() else "kept" if job.folder in self.left_out else "todo"
 
     def of_kind(self, kind: str) -> list[Job]:
         return [job for job in self.jobs.values() if job.kind == kind]

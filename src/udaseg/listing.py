@@ -3,7 +3,6 @@
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from udaseg.estimate import Amount, Estimate
 from udaseg.jobs import Job, Plan
@@ -24,26 +23,26 @@ def table(plan: Plan, device: str, sweep: str | None = None) -> list[str]:
     """
     estimate, uses = Estimate(plan, device), shared(plan)
     jobs = listed(plan, sweep)
-    done = [Path(job.marker).exists() for job in jobs]
+    states = [plan.state(job) for job in jobs]
     seconds, disk = [estimate.seconds(job) for job in jobs], [estimate.disk(job) for job in jobs]
     columns = [uses.get(job.folder, "") for job in jobs], _cells(seconds, hours), _cells(disk, size)
     widths = [max(map(len, column), default=0) for column in columns]
     longest = max((len(job.label) for job in jobs), default=0)
     room = min(longest, WIDTH - 16 - sum(width + 2 for width in widths if width))
     lines = []
-    for job, finished, cells in zip(jobs, done, zip(*columns, strict=True), strict=True):
+    for job, state, cells in zip(jobs, states, zip(*columns, strict=True), strict=True):
         ends = [f"  {cell:{width}}" for cell, width in zip(cells, widths, strict=True) if width]
-        state = "done" if finished else "todo"
         lines.append(f"{state}  {job.kind:9} {_shortened(job.label, room):{room}}{''.join(ends)}".rstrip())
-    seconds = [amount for amount, finished in zip(seconds, done, strict=True) if not finished]
-    disk = [amount for amount, finished in zip(disk, done, strict=True) if not finished]
+    seconds = [amount for amount, state in zip(seconds, states, strict=True) if state == "todo"]
+    disk = [amount for amount, state in zip(disk, states, strict=True) if state == "todo"]
     ends = [*_notes("hours", seconds), *_notes("disk", disk), *(f"note: {remark}" for remark in estimate.remarks())]
     if seconds:
         others = sorted({amount.device for amount in seconds} - {device, ""})
         where = {name: f"{{}} on {name}" for name in (device, *others)} | {"": "{} of work that takes no device"}
         ends.append(f"hours to do: {_sums(seconds, lambda amount: amount.device, where, hours)}")
         ends.append(f"disk to do: {_sums(disk, lambda amount: amount.bound, BOUNDS, size)}")
-    if held := max(map(estimate.checkpoints, jobs), default=0):
+    todo = [job for job, state in zip(jobs, states, strict=True) if state == "todo"]
+    if held := max(map(estimate.checkpoints, todo), default=0):
         ends.append(f"while a training runs, its checkpoints beside its result: at least {size(held)} for the largest")
     for point in _report(plan).skipped:
         if sweep in (None, point.sweep):

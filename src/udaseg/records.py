@@ -8,14 +8,17 @@ can tell whether it is the same.
 import json
 from pathlib import Path
 
+from udaseg.errors import UserError
 from udaseg.jobs import Job, Plan
-from udaseg.runs import MARKER, is_whole, sha256
+from udaseg.runs import MARKER, is_whole, sha256, write_bytes
+from udaseg.specs import ReportSpec
 
 RECORDS = Path("reports/reference")
 RESULTS = Path("results")
+RECORDED = ("train", "label", "evaluate", "quality")  # kinds of jobs that leave numbers rather than pictures
 KEPT = {
     *("spec.yaml", "result.json", "history.jsonl", "cost.json", "env.json"),  # of a training
-    *("metrics.json", "quality.json", "labels.json"),
+    *("metrics.json", "counts.npz", "quality.json", "labels.json"),
 }
 
 
@@ -31,34 +34,105 @@ def is_record(folder: Path) -> bool:
 def located(folder: Path) -> Path:
     """Where a job's numbers can be read: its folder if that is whole, else its record, else the folder all the same.
 
+    The record is the first of any study, because studies share runs.
+
     Raises:
         ValueError: the folder is not below results/.
     """
+    return found(folder) or folder
+
+
+def found(folder: Path) -> Path | None:
+    """As `located`, but None where there is neither the finished job nor a record of it."""
     place = folder.relative_to(RESULTS)
     if is_whole(folder):
         return folder
-    candidates = (study / "runs" / place for study in sorted(RECORDS.glob("*")))
-    return next((record for record in candidates if is_record(record)), folder)
+    return next((record for study in sorted(RECORDS.glob("*")) if is_record(record := study / "runs" / place)), None)
 
 
-def needed(plan: Plan) -> list[Job]:
-    """The jobs that the plan's report needs where records count as finished, in running order, without the report.
+def left_out(plan: Plan) -> frozenset[str]:
+    """Folders of the jobs that are not done and need not be, where records count as finished.
 
-    A job that has a result needs no parents; one that has a record is needed only by a training that starts from it.
+    A report reads every training (the pretraining, too), evaluation and quality. One that is not here has a record or
+    must be made, and to be made it needs its parents really here, whether they are on record or not. What is scored or
+    shown of a run goes with the run: beside one that is here, or is to be, it is made here.
     """
-    wanted: set[str] = set()
+    absent = {folder for folder, job in plan.jobs.items() if not Path(job.marker).exists()}
+    made: set[str] = set()
     for job in reversed(plan.jobs.values()):  # parents come first in a plan
-        if job.kind == "report":
-            wanted |= {end.folder for end in job.parents if not _reportable(end)}
-        elif job.folder in wanted and not Path(job.marker).exists():
-            wanted |= {parent.folder for parent in job.parents}
-    return [job for job in plan.jobs.values() if job.folder in wanted]
+        read = job.kind in ("train", "evaluate", "quality")
+        if job.folder in absent and (job.folder in made or (read and found(Path(job.folder)) is None)):
+            made |= {job.folder, *(parent.folder for parent in job.parents)}
+    for job in plan.jobs.values():
+        here = all(parent.folder in made or parent.folder not in absent for parent in job.parents)
+        if job.kind in ("evaluate", "quality", "translate") and here:
+            made.add(job.folder)
+    return frozenset(absent - made - {plan.report.folder})
 
 
-def _reportable(end: Job) -> bool:
-    """Whether a report can read the job, and where it is an evaluation its run, here or as records."""
-    jobs = [end, *(parent for parent in end.parents if end.kind == "evaluate" and parent.kind == "train")]
-    # Pictures of translations are no record; a report without them is whole.
-    return end.kind == "translate" or all(
-        Path(job.marker).exists() or located(Path(job.folder)) != Path(job.folder) for job in jobs
-    )
+def origin(spec: ReportSpec) -> str:
+    """What a report is written of: "results" of this folder, "records" of some of them, or "parts" of its study."""
+    folders = {Path(each) for run in spec.runs for each in (run.run, run.evaluation, run.quality) if each is not None}
+    places = {folder: found(folder) for folder in folders}
+    if None in places.values():
+        return "parts"
+    return "results" if all(folder == place for folder, place in places.items()) else "records"
+
+
+def keep_jobs(plan: Plan) -> list[Job]:
+    """Write the record of every finished job of a plan, and remove the records that its study has no job for.
+
+    What is on record for another study only is copied, so that a study's records do not depend on others.
+
+    Returns:
+        The jobs that are neither finished nor on record.
+
+    Raises:
+        UserError: none is, as after a change of what all of them come from; then what is on record is left as it is.
+    """
+    runs = RECORDS / plan.study / "runs"
+    kept: set[Path] = set()
+    missing = []
+    for job in plan.jobs.values():
+        if job.kind not in RECORDED:
+            continue
+        record, source = runs / Path(job.folder).relative_to(RESULTS), found(Path(job.folder))
+        if source is None:
+            missing.append(job)
+            continue
+        kept |= set(_copy_record(source, record))
+    if not kept:
+        raise UserError(f"study {plan.study}: no job of its plan is finished, so that there is nothing to keep; run it")
+    _remove_rest(runs, kept)
+    return missing
+
+
+def keep_report(plan: Plan) -> None:
+    """Copy the report of a plan, with its spec, beside the records."""
+    reference, report = RECORDS / plan.study, Path(plan.report.folder)
+    kept = {reference / "report.yaml": plan.report.spec_path, reference / "index.html": report / "index.html"}
+    for name in ("tables", "figures"):
+        kept |= {reference / name / path.name: path for path in sorted((report / name).glob("[!.]*"))}
+        _remove_rest(reference / name, set(kept))
+    for path, source in kept.items():
+        write_bytes(path, source.read_bytes())
+
+
+def _copy_record(source: Path, record: Path) -> list[Path]:
+    """Write to `record` what a record of the finished job in `source` consists of, the marker last; these files."""
+    marker = (source / MARKER).read_bytes()
+    names = [*(name for name in json.loads(marker)["files"] if name in KEPT), MARKER]
+    if not (is_record(record) and (record / MARKER).read_bytes() == marker):
+        (record / MARKER).unlink(missing_ok=True)
+        for name in names:
+            write_bytes(record / name, (source / name).read_bytes())
+    return [record / name for name in names]
+
+
+def _remove_rest(folder: Path, kept: set[Path]) -> None:
+    """Remove all below `folder` that is not kept, and the folders that are empty then."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif not path.is_dir() and path not in kept:
+            path.unlink()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from udaseg.errors import UserError
-from udaseg.runs import is_whole, locked, publish, remove_unfinished, write_text, write_yaml
+from udaseg.runs import is_whole, locked, publish, remove_unfinished, write_json, write_yaml
 from udaseg.specs import (
     DownloadSpec,
     EvaluateSpec,
@@ -33,20 +33,24 @@ def plan(options: Namespace) -> None:
     from udaseg.listing import listed, table
     from udaseg.parameters import load_params
     from udaseg.plan import make_plan
+    from udaseg.records import left_out
     from udaseg.sweeps import with_sweep
 
     params = load_params(options.params, options.study)
     study = make_plan(params if options.sweep is None else with_sweep(params, options.sweep))
+    if options.records:
+        study.left_out = left_out(study)
     jobs = listed(study, options.sweep)
-    done = {job.folder for job in jobs if Path(job.marker).exists()}
+    states = [study.state(job) for job in jobs]
     if options.write:
         write_specs(study)
-        for job in study.jobs.values():
-            print(f"{'done' if job.folder in done else 'todo'}  {job.kind:9} {job.label:45} {job.spec_path}")
+        for job, state in zip(jobs, states, strict=True):
+            print(f"{state}  {job.kind:9} {job.label:45} {job.spec_path}")
     else:
         print(*table(study, device_here(), options.sweep), sep="\n")
     what = f"study {study.study}" if options.sweep is None else f"sweep {options.sweep} of study {study.study}"
-    print(f"{what}: {len(jobs)} jobs, {len(done)} done, {len(jobs) - len(done)} to do")
+    kept = f", {states.count('kept')} kept" if options.records else ""
+    print(f"{what}: {len(jobs)} jobs, {states.count('done')} done{kept}, {states.count('todo')} to do")
 
 
 def download(options: Namespace) -> None:
@@ -84,7 +88,6 @@ def train(options: Namespace) -> None:
     def work(state: Path, device: Any) -> None:
         from udaseg.engine.environment import describe
         from udaseg.engine.train import Training
-        from udaseg.runs import write_json
 
         training = Training(spec, METHODS[spec.method], state, device)
         training.run()
@@ -205,14 +208,42 @@ def _forget(state: Path) -> None:
 
 def report(options: Namespace) -> None:
     """Write a study's tables, figures and page, then the one marker that says for which plan they were written."""
+    from udaseg.records import origin
     from udaseg.reports.build import build_report
 
     spec = read_spec(ReportSpec, options.spec)
     for marker in (STATE / "reports").glob(f"{spec.study}-*.json"):
         marker.unlink()  # of what is overwritten now: going back to an earlier plan must write its report again
+    of = origin(spec)
     build_report(options.spec)
-    write_text(STATE / "reports" / f"{spec.study}-{digest(spec)}.json", "{}\n")
+    write_json(STATE / "reports" / f"{spec.study}-{digest(spec)}.json", {"of": of})
     print(f"{spec.output}/index.html")
+
+
+def keep(options: Namespace) -> None:
+    """Put what git keeps of a study below reports/reference: its finished jobs without weights, and its report."""
+    from udaseg.driver import only_driver
+    from udaseg.jobs import write_specs
+    from udaseg.parameters import load_params
+    from udaseg.plan import make_plan
+    from udaseg.records import RECORDS, keep_jobs, keep_report
+
+    study = make_plan(load_params(options.params, options.study))
+    reference = RECORDS / study.study
+    with only_driver():
+        before = {path for path in reference.rglob("*") if path.is_file()}
+        missing = keep_jobs(study)
+        write_specs(study)
+        report(Namespace(spec=study.report.spec_path))
+        keep_report(study)
+    after = {path for path in reference.rglob("*") if path.is_file()}
+    for job in missing:
+        print(f"not finished: {job.label} ({job.folder})")
+    for path in sorted(before - after):
+        print(f"removed: {path}")
+    records = len(list(reference.glob("runs/**/run.json")))
+    volume = sum(path.stat().st_size for path in after) / 1e6
+    print(f"{reference}: {records} finished jobs and their report, {volume:.1f} MB; {len(missing)} are not finished")
 
 
 def track(options: Namespace) -> None:

@@ -31,9 +31,10 @@ rule report:
 
 
 rule track:
-    # Nothing depends on it: a store that is down leaves a note and is tried again by the next call.
+    # After the report, whose tables and figures of a sweep go along. Nothing depends on it: a store that is down leaves a
+    # note and is tried again by the next call.
     input:
-        ancient(parents(PLAN.report.folder)),
+        ancient(PLAN.report.marker),
     output:
         PLAN.tracking_note,
     params:

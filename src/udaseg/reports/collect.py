@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from udaseg.errors import UserError
-from udaseg.records import located
+from udaseg.records import found, located
 from udaseg.reports.study import Report, Run, Status
-from udaseg.runs import is_whole, read_json, read_yaml
+from udaseg.runs import read_json, read_yaml
 from udaseg.specs import ReportRun, ReportSpec, read_spec
 
 PLACES = 3  # of a run that is missing that are named: more would hide what is missing
@@ -165,8 +165,8 @@ def _read_run(entry: ReportRun) -> Run:
 
 def _found(folder: Path) -> tuple[Path, bool]:
     """Where the numbers of a job's folder are read, and whether they are there: it is whole, or there is a record."""
-    place = located(folder)
-    return place, place != folder or is_whole(folder)
+    place = found(folder)
+    return place or folder, place is not None
 
 
 def history_points(run: Run) -> Iterator[dict[str, Any]]:

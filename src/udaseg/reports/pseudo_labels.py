@@ -28,7 +28,7 @@ MEANING = (
 def pseudo_label_table(report: Report) -> Table | None:
     """Recipe, stage and quantity × classes, means over seeds. None where no stage was trained on pseudo-labels."""
     frame = quality_frame(report)
-    if not any(run.judged for run in report.runs if not run.labelled_target):
+    if not any(run.judged for run in report.runs if run.sweep is None and not run.labelled_target):
         return None
     classes = [ALL, *report.classes]
     rows, numbers = [], []
@@ -57,7 +57,7 @@ def pseudo_label_table(report: Report) -> Table | None:
     notes += [
         f"{run.label}, stage {run.stage}, seed {run.seed}: its pseudo-labels are not judged ({run.judged})."
         for run in report.trainings()
-        if run.judged and not run.quality and not run.labelled_target
+        if run.sweep is None and run.judged and not run.quality and not run.labelled_target
     ]
     title = f"{report.study}: the pseudo-labels that each stage was trained on, in percent"
     header = ["Method", "Stage", *classes]
