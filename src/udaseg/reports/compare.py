@@ -17,6 +17,10 @@ from udaseg.reports.statistics import DECLARED, LEVEL, Estimate, Row, holm
 from udaseg.reports.study import Report, Run
 
 NO_COUNTS = "The runs do not tell of their images one by one; evaluate them again."
+SAME = (
+    "The two have the same weights, bit by bit: what differs between them does nothing at this study's settings, and "
+    "nothing is learnt about it."
+)
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, 0, 0)
 
 
@@ -63,6 +67,9 @@ def difference(
     own, others = scores(report, label, stage, members), scores(report, other, other_stage, members)
     same = own.name == others.name
     differences = (own - others).dropna() if same else pd.Series(dtype=float)
+    equal = same and len(differences) and not differences.any()
+    if equal and _weights(report, label, stage) == _weights(report, other, other_stage):
+        return replace(NOTHING, value=0.0, seeds=len(differences), reason=SAME)
     drawn, others_drawn = row(report, label, stage, members), row(report, other, other_stage, members)
     if not same or report.bootstrap is None or drawn is None or others_drawn is None:
         reason = NO_COUNTS if same else "The two are not measured alike."
@@ -163,6 +170,11 @@ def metric_notes(report: Report, labels: Iterable[str]) -> list[str]:
 
 def _runs(report: Report, label: str, stage: str | None) -> list[Run]:
     return report.final_runs(label) if stage is None else report.stage_runs(label, stage)
+
+
+def _weights(report: Report, label: str, stage: str | None) -> dict[int, str | None]:
+    """Seed → checksum of the last weights."""
+    return {run.seed: run.files.get("model.safetensors") for run in _runs(report, label, stage)}
 
 
 def _score(report: Report, run: Run, members: Sequence[str] | None) -> float:
