@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 DASH = "–"
+NAMED = 4  # places of a run that several recipes share that are named
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,13 @@ def cell(summary: Summary, digits: int = 1, spread: bool = True, always_n: bool 
 def of_planned(n: int, planned: int) -> str:
     """What stands behind a number that rests on fewer seeds than planned; nothing where all are there, or none is."""
     return f" (n = {n} of {planned})" if 0 < n < planned else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names, each once, with slashes between; of many the first ones and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - NAMED} more" if len(distinct) > NAMED else ""
+    return " / ".join(distinct[:NAMED]) + more
 
 
 def plain(value: float, digits: int = 1) -> str:

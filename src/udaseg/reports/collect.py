@@ -12,11 +12,10 @@ from typing import Any
 
 from udaseg.errors import UserError
 from udaseg.records import found, located
+from udaseg.reports.cells import listed
 from udaseg.reports.study import Report, Run, Status
 from udaseg.runs import read_json, read_yaml
 from udaseg.specs import ReportRun, ReportSpec, read_spec
-
-PLACES = 3  # of a run that is missing that are named: more would hide what is missing
 
 
 def read_report(spec_path: Path) -> Report:
@@ -196,9 +195,8 @@ def missing_footnotes(report: Report, labels: Iterable[str] | None = None) -> li
         places = [place for place in report.places(run) if wanted is None or place[0] in wanted]
         if not places or run.status == "finished" or (run.status == "not evaluated" and run.evaluation is None):
             continue
-        names = [f"{label}, stage {stage}" for label, stage in places[:PLACES]]
-        more = f" and {len(places) - PLACES} more" if len(places) > PLACES else ""
-        notes.append(f"{' / '.join(names)}{more}, seed {run.seed}: {what[run.status]} ({run.folder}).")
+        names = listed(f"{label}, stage {stage}" for label, stage in places)
+        notes.append(f"{names}, seed {run.seed}: {what[run.status]} ({run.folder}).")
     return notes
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from udaseg.reports.cells import DASH, Table
+from udaseg.reports.cells import DASH, NAMED, Table, listed
 from udaseg.reports.comparison import comparisons, legend
 from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.sections import VERDICTS, grid, repeated_notes, sections
@@ -155,7 +155,9 @@ def machine_facts(run: Run) -> dict[str, str]:
 def run_facts(report: Report, run: Run, shared: dict[str, str]) -> dict[str, Any]:
     """What it takes to make a run again and to tell whether it is the same: commands, versions, fingerprints."""
     places = report.places(run)
-    facts = {
+    titles = list(dict.fromkeys(report.scored_title(label) for label, _ in places))
+    facts = {"Part of": " / ".join(titles)} if len(titles) > NAMED else {}
+    facts |= {
         "Folder": str(run.folder),
         "Started from": ", ".join(": ".join(start) for start in run.spec.get("init", {}).items()) or DASH,
         "Pseudo-labels": run.spec.get("labels") or DASH,
@@ -163,8 +165,8 @@ def run_facts(report: Report, run: Run, shared: dict[str, str]) -> dict[str, Any
     }
     facts |= {f"Data, {role}": f"{run.spec.get(role, '')} {digest}" for role, digest in run.data.items()}
     return {
-        "title": " / ".join(dict.fromkeys(report.scored_title(label) for label, _ in places)),
-        "stage": " / ".join(dict.fromkeys(stage for _, stage in places)),
+        "title": listed(titles),
+        "stage": listed(stage for _, stage in places),
         "seed": run.seed,
         "status": "finished" if run.trained and run.evaluation is None else run.status,
         "commands": commands(run),

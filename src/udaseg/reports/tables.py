@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from udaseg.reports.ablations import ablation_tables
-from udaseg.reports.cells import DASH, Table, cell, plain, summarise
+from udaseg.reports.cells import DASH, Table, cell, listed, plain, summarise
 from udaseg.reports.claims import claims_table
 from udaseg.reports.collect import missing_footnotes
 from udaseg.reports.compare import (
@@ -222,8 +222,8 @@ def run_table(report: Report) -> Table:
     for run, row in zip(runs, frame.to_dict("records"), strict=True):
         status = run.status if run.status != "not evaluated" or run.evaluation else "finished"
         places = report.places(run)
-        who = [" / ".join(dict.fromkeys(report.scored_title(label) for label, _ in places))]
-        who += [" / ".join(dict.fromkeys(stage for _, stage in places)), str(run.seed), run.overrides or DASH, status]
+        who = [listed(report.scored_title(label) for label, _ in places)]
+        who += [listed(stage for _, stage in places), str(run.seed), run.overrides or DASH, status]
         percent = [plain(100 * row[key]) for key in (f"last.{headline}", f"best.{headline}")]
         digits = {"iterations": 0, "seconds": 0, "seconds_per_iteration": 3, "peak_memory_mib": 0}
         cost = [plain(row[key], count) for key, count in digits.items()]
