@@ -122,7 +122,8 @@ def test_other_classes_than_the_study_are_refused(staged: Path) -> None:
 def test_the_figure_shows_each_recipe_and_is_always_the_same(staged: Path) -> None:
     report = read_report(staged)
     figures = all_figures(report)
-    assert list(figures) == ["miou", "stages", "pseudo_labels", "classes", "monitor", "losses", "diagnostics"]
+    scored = ["miou", "stages", "pseudo_labels", "classes", "confusion", "cost"]
+    assert list(figures) == [*scored, "monitor", "losses", "diagnostics"]
     caption, figure = figures["pseudo_labels"]
     assert "Coverage" in caption and "Precision" in caption and "Recall" in caption
     assert [axes.get_xlabel() for axes in figure.axes] == ["Coverage (%)", "Precision (%)", "Recall (%)"] * 3
