@@ -147,7 +147,8 @@ class Study:
         seeds = set(ours) & set(theirs) if self.alike(own, other) else set()
         mean = statistics.fmean(ours[seed] - theirs[seed] for seed in seeds) if seeds else NONE
         first, second = self.drawn(own, members), self.drawn(other, members)
-        drawn = first[0].compare(first[1], second[1]) if first and second and seeds else None
+        same = all(ours[seed] == theirs[seed] for seed in seeds)  # equal weights: nothing is tested
+        drawn = first[0].compare(first[1], second[1]) if first and second and not same else None
         ends = {key: getattr(drawn, key) if drawn else NONE for key in ("low", "high", "p", "detectable")}
         return {"mean": mean, "n": len(seeds)} | ends
 
