@@ -38,8 +38,9 @@ $(PACKAGE): | $(LOCKED)
 	rm -f .venv/package-*
 	touch $@
 
-# Hashes are checked for everything; nothing is built but connection-pool, which is published as source only, and that
-# with the locked setuptools: no build fetches anything.
+# Hashes are checked for everything; nothing is built but what is published as source only, and that with the locked
+# setuptools: no build fetches anything.
+SOURCE_ONLY := connection-pool,antlr4-python3-runtime
 $(LOCKED):
 	@$(if $(PYTHON),,echo "Python 3.11 was not found. Debian 12: apt-get install python3.11 python3.11-venv;" \
 		"elsewhere: make PYTHON=/path/to/python3.11 …" >&2; exit 1)
@@ -53,7 +54,7 @@ $(LOCKED):
 	$(PIP) --require-hashes --only-binary :all: -r .venv/setuptools.lock
 	@echo "installing requirements.lock into .venv (about 3.4 GB to fetch; minutes)"
 	$(PIP) --require-hashes --no-build-isolation --use-pep517 --only-binary :all: \
-		--no-binary connection-pool -r requirements.lock
+		--no-binary $(SOURCE_ONLY) -r requirements.lock
 	touch $@
 
 # Writes requirements.lock from pyproject.toml: the one way in which it is made. Versions in it stay unless

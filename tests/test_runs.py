@@ -205,3 +205,13 @@ def test_a_half_written_marker_is_not_published_again(tmp_path: Path) -> None:
     (target / ".run.json.x.part").write_text("half")
     publish(build(tmp_path / "build", model="whole"), target, "run", "train")
     assert sorted(path.name for path in target.iterdir()) == ["model", "run.json"]
+
+
+def test_what_a_clock_says_has_no_checksum_so_that_equal_results_have_equal_markers(tmp_path: Path) -> None:
+    for name, seconds in (("first", "1.0"), ("second", "2.0")):
+        made = build(tmp_path / "build", **{"model": "same", "cost.json": seconds})
+        publish(made, tmp_path / name, "run", "train")
+        assert (tmp_path / name / "cost.json").read_text() == seconds
+    assert (tmp_path / "first" / "run.json").read_bytes() == (tmp_path / "second" / "run.json").read_bytes()
+    (tmp_path / "first" / "cost.json").write_text("3.0")
+    assert is_whole(tmp_path / "first")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from udaseg.errors import UserError
 from udaseg.jobs import Job, Plan
-from udaseg.runs import MARKER, is_whole, sha256, write_bytes
+from udaseg.runs import MARKER, MEASURED, is_whole, sha256, write_bytes
 from udaseg.specs import ReportSpec
 
 RECORDS = Path("reports/reference")
 RESULTS = Path("results")
 RECORDED = ("train", "label", "evaluate", "quality")  # kinds of jobs that leave numbers rather than pictures
 KEPT = {
-    *("spec.yaml", "result.json", "history.jsonl", "cost.json", "env.json"),  # of a training
+    *("spec.yaml", "result.json", "history.jsonl", *MEASURED),  # of a training
     *("metrics.json", "counts.npz", "quality.json", "labels.json"),
 }
 
@@ -121,7 +121,8 @@ def keep_report(plan: Plan) -> None:
 def _copy_record(source: Path, record: Path) -> list[Path]:
     """Write to `record` what a record of the finished job in `source` consists of, the marker last; these files."""
     marker = (source / MARKER).read_bytes()
-    names = [*(name for name in json.loads(marker)["files"] if name in KEPT), MARKER]
+    files = {*json.loads(marker)["files"], *(name for name in MEASURED if (source / name).is_file())}
+    names = [*sorted(files & KEPT), MARKER]
     if not (is_record(record) and (record / MARKER).read_bytes() == marker):
         (record / MARKER).unlink(missing_ok=True)
         for name in names:

@@ -20,6 +20,8 @@ import yaml
 from udaseg.errors import UserError
 
 MARKER = "run.json"
+# What a clock or the machine says of a job lies beside its result, without a checksum: an exact rerun has another one.
+MEASURED = ("cost.json", "env.json")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -119,6 +121,7 @@ def require_whole(folder: Path) -> None:
 def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
     """Put every file of `build` into `folder`, then write the marker; `build` is gone afterwards.
 
+    The marker has the checksums of all but `MEASURED`, so that equal results have equal markers.
     Killed in between, the folder has no marker and is not whole, and `build` still has everything that a resumed job
     goes on from; the next attempt replaces what lies in the folder.
     """
@@ -129,7 +132,7 @@ def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         _link(build / name, target)
-    files = {name: sha256(folder / name) for name in names}
+    files = {name: sha256(folder / name) for name in names if name not in MEASURED}
     write_json(folder / MARKER, {"id": run_id, "kind": kind, "files": files})
     shutil.rmtree(build)
 

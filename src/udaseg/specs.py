@@ -205,6 +205,14 @@ def digest(spec: Spec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
+def published(spec: Spec) -> dict[str, Any]:
+    """A spec as it lies beside the result: equal for equal results, so without what `digest` leaves out of a training."""
+    content = spec.model_dump(mode="json")
+    if isinstance(spec, TrainSpec):
+        content["train"]["workers"] = 0
+    return content
+
+
 def read_spec(model: type[M], path: Path) -> M:
     """The spec in a YAML file; UserError when it is missing, damaged or of another kind."""
     content = read_yaml(path)

@@ -20,6 +20,7 @@ from udaseg.specs import (
     TrainSpec,
     TranslateSpec,
     digest,
+    published,
     read_spec,
 )
 
@@ -183,7 +184,7 @@ def _job(
         remove_unfinished(state)
         work(state, _device() if on_device else None)
         build = state / "build"
-        write_yaml(build / "spec.yaml", spec.model_dump(mode="json"))
+        write_yaml(build / "spec.yaml", published(spec))
         publish(build, folder, spec.folder, spec.kind)
         _forget(state)
 
