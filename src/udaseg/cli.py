@@ -31,6 +31,13 @@ again, or goes on with the study without what it has finished:
   udaseg report reports/reference/STUDY/report.yaml
   snakemake --cores all --config study=STUDY records=yes
 """
+SNAPSHOT = """Make a part of snapshot/ equal to what the study plans: nothing else is there, and nothing that a clock
+measured. The stages of dvc.yaml end with it.
+  plan    the jobs of the other parts, by which DVC knows whether to make them again
+  data    the prepared sets
+  runs    trainings, pseudo-labels and scores
+  report  the report, and the tables of `dvc metrics` and `dvc plots` in reports/dvc
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,6 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     keep = add("keep", "Put the records of a study and its report where git keeps them.", "udaseg keep --study toytown")
     keep.description = KEEP
     _study(keep)
+
+    snapshot = add("snapshot", "Make a part of what DVC versions equal to the plan.", "udaseg snapshot runs")
+    snapshot.description = SNAPSHOT
+    _study(snapshot)
+    snapshot.add_argument("part", choices=["plan", "data", "runs", "report"])
 
     collect = add("gc", "List or remove folders that no study plans.", "udaseg gc --delete")
     collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
