@@ -157,29 +157,35 @@ class TestAdopting:
                 path.rename(kept)
                 path.symlink_to(kept.absolute())
         taken = adopt(made)
-        assert [job for job in made.jobs.values() if job.kind != "report"] == taken
-        assert all(Path(job.marker).is_file() for job in taken)
-        assert all(is_whole(Path(job.folder)) for job in taken if job.kind != "prepare")
+        jobs = [job for job in made.jobs.values() if job.kind != "report"]
+        assert sorted(job.folder for job in jobs) == sorted(taken)
+        assert all(Path(job.marker).is_file() for job in jobs)
+        assert all(is_whole(Path(job.folder)) for job in jobs if job.kind != "prepare")
         assert not [path for path in Path("results").rglob("*") if path.is_symlink()]
         assert adopt(made) == []
         if not links:
             assert write_all(made) == tree(SNAPSHOT)
 
-    def test_what_is_not_planned_is_left_and_what_is_not_there_is_made(self) -> None:
-        self.forget(finished())
+    def test_what_is_not_planned_any_more_is_taken_over_too_for_going_back(self) -> None:
+        made = finished()
+        self.forget(made)
         changed = plan(recipes={"dann": {"stages": {"main": {"knobs": {"gamma": 5.0}}}}})
-        taken = adopt(changed)
-        left = [job.label for job in changed.jobs.values() if job not in taken and job.kind != "report"]
-        assert left == ["dann.main seed=0", "evaluation of dann.main seed=0"]
-        assert len(list(Path("results").glob("*/*/*/run.json"))) == 2
+        adopt(changed)
+        left = [job for job in changed.jobs.values() if not Path(job.marker).exists()]
+        assert [job.label for job in left] == ["dann.main seed=0", "evaluation of dann.main seed=0", "report of tiny"]
+        for job in left[:2]:
+            finish(job)
+        write_all(changed)
+        assert all(Path(job.marker).exists() for job in made.jobs.values() if job.kind != "report")
 
-    def test_what_is_damaged_is_not_taken_over(self) -> None:
+    def test_what_is_damaged_is_told_and_not_taken_over(self, capsys: pytest.CaptureFixture[str]) -> None:
         made = finished()
         self.forget(made)
         path = next(DIRECTORY.glob("dann/*/model.safetensors"))
         path.write_text("spoilt")
-        assert "dann.main seed=0" not in [job.label for job in adopt(made)]
+        assert not [folder for folder in adopt(made) if "/dann/" in folder and "evaluate" not in folder]
         assert not list(Path("results").glob("*/dann/*/run.json"))
+        assert f"not taken over: {path.parent}: not a finished run" in capsys.readouterr().err
 
     def test_what_is_here_is_not_replaced(self) -> None:
         made = finished()
@@ -193,15 +199,15 @@ class TestAdopting:
         write_all(made)
         write_text(SNAPSHOT / "report/index.html", "page")
         write_text(SNAPSHOT / "report/tables/main.csv", "table")
-        assert adopt(made) == [made.report]
+        assert adopt(made) == ["reports/tiny"]
         assert Path("reports/tiny/tables/main.csv").read_text() == "table"
         assert read_json(Path(made.report.marker)) == {"of": "results"}
         assert read_json(Path(made.tracking_note)) == {"status": "adopted"}
         Path(made.report.marker).unlink()
         assert adopt(made) == []  # here a report was written since
         shutil.rmtree("reports")
-        shutil.rmtree(next(Path("results").glob("*/dann/*")))
-        shutil.rmtree(next(DIRECTORY.glob("dann/*")))
+        for root in (Path("results"), SNAPSHOT / "results"):
+            shutil.rmtree(next(root.glob("*/dann/*")))
         assert adopt(made) == []
 
 

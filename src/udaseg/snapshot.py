@@ -6,14 +6,13 @@ names of the planned jobs' files, without what a clock measured, and nothing els
 brings into the snapshot, the next workflow takes over from it instead of making it (`adopt`).
 """
 
-import json
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 from udaseg.data.prepared import PreparedSet
 from udaseg.errors import UserError
-from udaseg.jobs import Job, Plan
-from udaseg.runs import MARKER, is_whole, keep_only, link, read_json, require_whole, sha256, write_json, write_text
+from udaseg.jobs import Plan
+from udaseg.runs import MARKER, keep_only, link, read_json, require_whole, sha256, write_json, write_text
 
 SNAPSHOT = Path("snapshot")
 TABLES = Path("reports/dvc")  # what `dvc metrics` and `dvc plots` read; small, and in git
@@ -48,7 +47,8 @@ def write_part(plan: Plan, part: str) -> None:
     for job in plan.jobs.values():
         if job.kind in PARTS[part]:
             try:
-                wanted |= {_place(job.folder) / name: Path(job.folder) / name for name in _exact_files(job)}
+                files = [Path(job.folder) / name for name in _exact_files(Path(job.folder))]
+                wanted |= {SNAPSHOT / file: file for file in files}
             except UserError as error:
                 problems.append(str(error))
     folder = SNAPSHOT / ("data" if part == "data" else "results")
@@ -81,33 +81,28 @@ def write_report(plan: Plan) -> None:
     write_text(TABLES / "curves.csv", summary.curve_table(report))
 
 
-def adopt(plan: Plan) -> list[Job]:
-    """Take over from the snapshot what the plan wants and is not here: the jobs that are finished by that.
+def adopt(plan: Plan) -> list[str]:
+    """Take over all that the snapshot has and that is not here: the folders that are finished by that.
 
-    Only for whoever is the one driver. What is damaged in the snapshot is left alone, and made anew.
+    Not only what the plan wants: the next snapshot will have nothing else, and going back must cost no training. What
+    is damaged is told and left alone. Only for whoever is the one driver.
     """
-    taken = [job for job in plan.jobs.values() if job.kind in (*PARTS["data"], *PARTS["runs"]) and _adopt_job(job)]
+    taken = []
+    for marker in sorted([*SNAPSHOT.glob("data/sets/*/set.json"), *SNAPSHOT.glob(f"results/**/{MARKER}")]):
+        place = marker.relative_to(SNAPSHOT)
+        if place.exists():
+            continue
+        try:
+            names = _exact_files(marker.parent)
+        except UserError as error:
+            print(f"not taken over: {error}", file=sys.stderr)
+            continue
+        for name in names:
+            link((marker.parent / name).resolve(), place.parent / name)  # DVC may have put links to its cache there
+        taken.append(str(place.parent))
     if _adopt_report(plan):
-        taken.append(plan.report)
+        taken.append(plan.report.folder)
     return taken
-
-
-def _adopt_job(job: Job) -> bool:
-    source, folder = _place(job.folder), Path(job.folder)
-    if Path(job.marker).exists():
-        return False
-    if job.kind == "prepare":
-        if not (source / "set.json").is_file():
-            return False
-        names = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
-        marker = Path("set.json")
-    else:
-        if not is_whole(source):
-            return False
-        names, marker = [Path(name) for name in json.loads((source / MARKER).read_text())["files"]], Path(MARKER)
-    for name in [*sorted(set(names) - {marker}), marker]:  # the marker last: it says that the others are there
-        link((source / name).resolve(), folder / name)  # DVC may have put symbolic links to its cache there
-    return True
 
 
 def _adopt_report(plan: Plan) -> bool:
@@ -128,20 +123,21 @@ def _adopt_report(plan: Plan) -> bool:
     return True
 
 
-def _exact_files(job: Job) -> Iterator[str]:
-    """Names of a finished job's files that an exact rerun repeats; UserError when it is not finished or not whole."""
-    folder = Path(job.folder)
-    if job.kind == "prepare":
+def _exact_files(folder: Path) -> list[str]:
+    """Names of a finished job's files that an exact rerun repeats, the marker last: it says that the others are there.
+
+    Raises:
+        UserError: the job is not finished, or its files are damaged.
+    """
+    if folder.parts[-3:-1] == ("data", "sets"):
+        marker = "set.json"
         PreparedSet(folder)
-        yield from (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
+        names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     else:
+        marker = MARKER
         require_whole(folder)
-        yield from [*read_json(folder / MARKER)["files"], MARKER]
-
-
-def _place(folder: str) -> Path:
-    """Where a job's folder is in the snapshot: data/sets/x -> snapshot/data/x, results/x -> snapshot/results/x."""
-    return SNAPSHOT / folder.replace("data/sets/", "data/", 1)
+        names = [*read_json(folder / MARKER)["files"], MARKER]
+    return sorted(names, key=lambda name: (name == marker, name))
 
 
 def _plan_of(part: str) -> Path:

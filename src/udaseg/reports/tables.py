@@ -238,4 +238,7 @@ def run_table(report: Report) -> Table:
         frame = frame.drop(columns=[*COST, "device"])
     percents = [name for name in frame.columns if name.startswith(("last.", "best.")) and "iteration" not in name]
     numbers = frame.assign(**{name: 100 * frame[name] for name in percents})
-    return Table("runs", f"{report.study}: every run", header, rows, numbers, missing_footnotes(report))
+    notes = missing_footnotes(report)
+    if not report.measured:
+        notes.append("What the runs cost, and on which machine, is not here: that is no part of a versioned result.")
+    return Table("runs", f"{report.study}: every run", header, rows, numbers, notes)
