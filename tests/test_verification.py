@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from project import load, tiny
+from tiny import objects_spec, prepare_objects
 
 from udaseg.certificate import certificate, markdown
 from udaseg.cli import main
+from udaseg.drafts import training_code
 from udaseg.engine.metrics import scores
 from udaseg.errors import UserError
 from udaseg.jobs import Job, Plan
@@ -255,11 +257,11 @@ def test_another_environment_is_shown_and_is_no_difference(plan: Plan) -> None:
     assert job["environment"] == {"threads": [2, 1], "cpu.flags.1": [None, "fma"], "mode": ["strict", None]}
     assert content["environment"]["recorded"]["versions.torch"] == ["2.15.0"]
     text = markdown(content)
-    assert "| threads | 2 | 1 |" in text and "| mode | strict | - |" in text and "Code: no difference." in text
+    assert "| threads | 1, 2 | 1 |" in text and "| mode | strict | - |" in text and "Code: no difference." in text
 
 
-def changed(plan: Plan, **values: Any) -> Plan:
-    """The plan of the same study after its code has changed: all hashes are others, and specs have these values."""
+def changed(plan: Plan, **values: dict[str, Any]) -> Plan:
+    """The plan of the same study after its code has changed: all hashes are others, and trainings have these values."""
     made, folders = Plan(plan.study), {}
 
     def renamed(content: Any) -> Any:
@@ -276,12 +278,29 @@ def changed(plan: Plan, **values: Any) -> Plan:
         folders[old] = f"{folders.get(outer, outer)}/{stem}-{code[::-1]}"
         update = renamed(job.spec.model_dump(mode="json")) | {"code": "0ther", "folder": folders[old]}
         if isinstance(job.spec, TrainSpec):
-            update |= values
+            update |= {key: update[key] | value for key, value in values.items()}
         spec = type(job.spec).model_validate_json(json.dumps(update))
         made.add(
             dataclasses.replace(job, spec=spec, parents=tuple(made.jobs[folders[one.folder]] for one in job.parents))
         )
     return made
+
+
+@pytest.mark.slow
+def test_what_was_really_trained_twice_is_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, target = (prepare_objects(Path(), {"train": 4, "val": 2}, world) for world in (1, 2))
+    spec = objects_spec(source, target, "dann", folder="results/pair/dann/seed=0-0123456789", train={"iterations": 4})
+    job = Job(spec.model_copy(update={"code": training_code("dann")}), label="dann")
+    plan = Plan("pair", {job.folder: job})
+    write_yaml(Path("spec.yaml"), job.spec.model_dump(mode="json"))
+    assert main(["train", "spec.yaml"]) == 0
+    shutil.move("results", OTHER)
+    assert main(["train", "spec.yaml"]) == 0
+    (made,) = verify(plan, OTHER, 0.0)
+    assert made.verdict == IDENTICAL and made.environment[0] == made.environment[1]
+    assert {"model.safetensors", "history.jsonl"} <= set(read_json(Path(job.marker))["files"])
+    assert (Path(job.folder) / "cost.json").read_bytes() != (Path(made.recorded) / "cost.json").read_bytes()
 
 
 def test_after_a_change_of_code_the_counterpart_is_what_was_told_the_same(plan: Plan) -> None:
@@ -298,9 +317,16 @@ def test_after_a_change_of_code_the_counterpart_is_what_was_told_the_same(plan: 
     ]
 
 
+def test_another_number_of_threads_is_of_the_environment(plan: Plan) -> None:
+    later = changed(plan, train={"threads": 3})
+    again(later, env={"threads": 3})
+    made = verify(later, OTHER)
+    assert verdicts(made) == {IDENTICAL: len(jobs(plan))}
+    assert {one.environment[0]["threads"] for one in made if one.job.kind == "train"} == {3}
+
+
 def test_other_parameters_under_the_same_name_are_not_compared(plan: Plan) -> None:
-    train = {"optim": job_of(plan, "source_only.main seed=0").spec.optim.model_dump() | {"lr": 0.5}}  # type: ignore
-    later = changed(plan, **train)
+    later = changed(plan, optim={"lr": 0.5})
     again(later)
     made = verify(later, OTHER)
     assert verdicts(made) == {NOT_COMPARED: len(jobs(plan))}
@@ -311,7 +337,7 @@ def test_two_that_were_told_the_same_are_not_chosen_from(plan: Plan) -> None:
     again(changed(plan))
     shutil.rmtree(OTHER)
     shutil.move("results", OTHER)
-    third = changed(changed(plan), seed=0)
+    third = changed(changed(plan))
     third = dataclasses.replace(third, jobs={job.folder: job for job in jobs(third)})
     again(third)
     assert verdicts(verify(third, OTHER)) == {IDENTICAL: len(jobs(plan))}  # hashes turned round twice are the old ones

@@ -19,11 +19,8 @@ from udaseg.specs import HASH_DIGITS, published
 
 HASH = rf"-[0-9a-f]{{{HASH_DIGITS}}}"
 DATA = re.compile(rf"(data/sets/.+){HASH}")
-FREE = {
-    "folder",
-    "code",
-    "train.workers",
-}  # of a spec: which code, where it lies and who loads images is not what is told
+# Of a spec: by what code, on how many threads and where to it is done is not what is to be done.
+FREE = {"folder", "code", "threads", "train.threads", "train.workers"}
 SHOWN = 3  # differences named in a reason
 
 

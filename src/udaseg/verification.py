@@ -119,8 +119,9 @@ def _code(folder: Path) -> str:
 
 def _environment(folder: Path) -> dict[str, Any]:
     """Dotted name -> value of what env.json says, where there is one; the code's fingerprint stands apart."""
-    path = folder / "env.json"
-    found: dict[str, Any] = {}
+    path, spec = folder / "env.json", read_yaml(folder / "spec.yaml")
+    threads = spec.get("train", spec).get("threads")
+    found: dict[str, Any] = {} if threads is None else {"threads": threads}
     for name, place, value in leaves(read_json(path) if path.is_file() else {}):
         found[".".join([name, *map(str, place)])] = value
     return {name: value for name, value in found.items() if name != "code"}
