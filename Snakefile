@@ -5,6 +5,7 @@ The rules only look things up in the plan.
     snakemake --cores all --resources gpu=4
     snakemake --cores all --config study=toytown
     snakemake --cores all --config study=toytown records=yes   # takes what lies in reports/reference as finished
+    snakemake --cores all -- data                              # or runs: only so far
 """
 
 import sys
@@ -19,6 +20,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+RUNS = ("train", "label", "quality", "translate", "evaluate")
 UDASEG = f"{sys.executable} -m udaseg.cli"
 
 
@@ -51,6 +53,16 @@ rule all:
         [job.marker for job in PLAN.jobs.values() if job.folder not in PLAN.left_out],
         f"{PLAN.report.folder}/index.html",
         PLAN.tracking_note,
+
+
+rule data:
+    input:
+        [job.marker for job in PLAN.of_kind("prepare") if job.folder not in PLAN.left_out],
+
+
+rule runs:
+    input:
+        [job.marker for job in PLAN.jobs.values() if job.kind in RUNS and job.folder not in PLAN.left_out],
 
 
 include: "workflow/rules/data.smk"

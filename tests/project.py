@@ -1,19 +1,24 @@
 """A project folder for tests: the real parameters and rules, and a study of our own that takes seconds."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import yaml
 
 from udaseg.config import Params
 from udaseg.parameters import load_params, overlay
+from udaseg.runs import locked
 
 ROOT = Path(__file__).parents[1]
 SNAKEMAKE = ("snakemake", "--cores", "2", "--config", "study=tiny")
@@ -117,6 +122,32 @@ class Project:
             for path in (self.folder / "state" / "specs" / kind).rglob("*.yaml")
             if part in str(path) and not path.name.startswith("evaluate-")
         )
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills, once for all test processes that run side by side: they must leave it as it is."""
+    root = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder, done = root / name, root / f"{name}.done"
+    with locked(root / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def finished_study(factory: pytest.TempPathFactory, over: dict[str, Any]) -> Project:
+    """A project whose study nobody interrupted, made once (see `made_once`)."""
+
+    def make(folder: Path) -> None:
+        project = Project.create(folder, over)
+        status, output = project.snakemake(seconds=600)
+        logs = "\n".join(f"--- {path}\n{path.read_text()}" for path in sorted(folder.glob("logs/**/*.log")))
+        assert status == 0, output + logs
+
+    digest = hashlib.sha256(json.dumps(over, sort_keys=True).encode()).hexdigest()[:8]
+    return Project(made_once(factory, f"study-{digest}", make))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

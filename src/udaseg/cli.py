@@ -41,6 +41,13 @@ largest differences and what the two were made with:
 A job without a score of its own has the worst verdict of what was made from it. Code that changed since gives other
 hashes; then the counterpart is what was told the same. The status is 0 where something is compared and nothing differs.
 """
+SNAPSHOT = """Make a part of snapshot/ equal to what the study plans: nothing else is there, and nothing that a clock
+measured. The stages of dvc.yaml end with it.
+  plan    the jobs of the other parts, by which DVC knows whether to make them again
+  data    the prepared sets
+  runs    trainings, pseudo-labels and scores
+  report  the report, and the tables of `dvc metrics` and `dvc plots` in reports/dvc
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "--recorded",
         type=Path,
         metavar="FOLDER",
-        help="laid out as results/ is, such as another clone's; default: reports/reference/STUDY/runs",
+        help="laid out as results/ is (another clone's, or snapshot/results); default: reports/reference/STUDY/runs",
     )
     verify.add_argument(
         "--tolerance",
@@ -144,6 +151,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--output", type=Path, metavar="FILE.json", help="default: reports/certificates/STUDY.json; FILE.md lies beside"
     )
+
+    snapshot = add("snapshot", "Make a part of what DVC versions equal to the plan.", "udaseg snapshot runs")
+    snapshot.description = SNAPSHOT
+    _study(snapshot)
+    snapshot.add_argument("part", choices=["plan", "data", "runs", "report"])
 
     collect = add("gc", "List or remove folders that no study plans.", "udaseg gc --delete")
     collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")

@@ -298,7 +298,7 @@ def report_job(
         claims=params.claims,
         translations=translations,
         data={"source": source.folder, "target": target.folder},
-        code=fingerprint("reports.build"),
+        code=fingerprint("reports.build", "reports.summary"),
     )
     return Job(spec, ends, f"report of {params.study}")
 

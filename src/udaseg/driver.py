@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from udaseg.errors import UserError
-from udaseg.jobs import STATE, Plan, write_specs
+from udaseg.jobs import STATE, Plan, unneeded_archives, write_specs
 from udaseg.parameters import load_params
 from udaseg.plan import make_plan
 from udaseg.records import left_out
 from udaseg.runs import locked
+from udaseg.snapshot import adopt
 
 # Options of Snakemake that only look, -n also among other letters (-np).
 LOOKING = re.compile(
@@ -37,10 +38,15 @@ def open_study(study: str | None, arguments: Sequence[str], main_process: bool, 
     plan = make_plan(load_params(Path("params.yaml"), study))
     if records == "yes":
         plan.left_out = left_out(plan)
-    if main_process and not any(LOOKING.fullmatch(argument) for argument in arguments):
+    if main_process and any(LOOKING.fullmatch(argument) for argument in arguments):
+        with contextlib.suppress(UserError), only_driver():  # while another one works, a look is a look
+            adopt(plan)
+    elif main_process:
         _held.enter_context(only_driver())
+        adopt(plan)
         _forget_pending(Path(plan.tracking_note))
         _forget_lesser(Path(plan.report.marker), records)
+    plan.left_out |= unneeded_archives(plan)
     write_specs(plan)
     return plan
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from udaseg.devices import visible_devices
 from udaseg.errors import UserError
-from udaseg.runs import MARKER, read_yaml
+from udaseg.runs import MARKER, MEASURED, read_yaml
 
 ON_DEVICE = ("train", "label", "translate", "evaluate")  # kinds of jobs that take a device: those that run a network
 
@@ -58,6 +58,8 @@ def _set(marker: Path, found: dict[str, Finished]) -> Finished:
 
 def _run(marker: Path, found: dict[str, Finished]) -> Finished:
     path, spec = marker.with_name("cost.json"), _spec(marker)
+    if not path.is_file():  # the result came from elsewhere, without what it cost there
+        return Finished(str(marker.parent), spec, marker.stat().st_mtime, None)
     try:
         cost = json.loads(path.read_text())
         seconds, pace = float(cost["seconds"]), float(cost["seconds_per_iteration"])
@@ -108,6 +110,7 @@ def size(folder: Path | str) -> int:
     try:
         if marker.is_file():
             names = [MARKER, *json.loads(marker.read_text())["files"]]
+            names += [name for name in MEASURED if (marker.parent / name).is_file()]
             return sum((marker.parent / name).stat().st_size for name in names)
         return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     except DAMAGED as error:

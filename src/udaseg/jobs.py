@@ -81,6 +81,13 @@ def write_specs(plan: Plan) -> None:
             write_yaml(job.spec_path, content)
 
 
+def unneeded_archives(plan: Plan) -> frozenset[str]:
+    """Folders of archives that are not here and of which every set is prepared already, as after a pull."""
+    needed = {parent.folder for job in plan.jobs.values() if not Path(job.marker).exists() for parent in job.parents}
+    archives = plan.of_kind("download")
+    return frozenset(job.folder for job in archives if job.folder not in needed and plan.state(job) == "todo")
+
+
 def unplanned(plans: list[Plan], root: Path) -> Iterator[Path]:
     """Folders of prepared sets, runs, evaluations, pseudo-labels and translations below `root` that no plan has.
 

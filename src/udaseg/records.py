@@ -10,7 +10,7 @@ from pathlib import Path
 
 from udaseg.errors import UserError
 from udaseg.jobs import Job, Plan
-from udaseg.runs import MARKER, MEASURED, is_whole, sha256, write_bytes
+from udaseg.runs import MARKER, MEASURED, is_whole, keep_only, sha256, write_bytes
 from udaseg.specs import ReportSpec
 
 RECORDS = Path("reports/reference")
@@ -103,7 +103,7 @@ def keep_jobs(plan: Plan) -> list[Job]:
         kept |= set(_copy_record(source, record))
     if not kept:
         raise UserError(f"study {plan.study}: no job of its plan is finished, so that there is nothing to keep; run it")
-    _remove_rest(runs, kept)
+    keep_only(runs, kept)
     return missing
 
 
@@ -113,7 +113,7 @@ def keep_report(plan: Plan) -> None:
     kept = {reference / "report.yaml": plan.report.spec_path, reference / "index.html": report / "index.html"}
     for name in ("tables", "figures"):
         kept |= {reference / name / path.name: path for path in sorted((report / name).glob("[!.]*"))}
-        _remove_rest(reference / name, set(kept))
+        keep_only(reference / name, set(kept))
     for path, source in kept.items():
         write_bytes(path, source.read_bytes())
 
@@ -128,12 +128,3 @@ def _copy_record(source: Path, record: Path) -> list[Path]:
         for name in names:
             write_bytes(record / name, (source / name).read_bytes())
     return [record / name for name in names]
-
-
-def _remove_rest(folder: Path, kept: set[Path]) -> None:
-    """Remove all below `folder` that is not kept, and the folders that are empty then."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        elif not path.is_dir() and path not in kept:
-            path.unlink()

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +129,15 @@ def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
     (folder / MARKER).unlink(missing_ok=True)
     remove_unfinished(folder)
     for name in names:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _link(build / name, target)
+        link(build / name, folder / name)
     files = {name: sha256(folder / name) for name in names if name not in MEASURED}
     write_json(folder / MARKER, {"id": run_id, "kind": kind, "files": files})
     shutil.rmtree(build)
 
 
-def _link(file: Path, target: Path) -> None:
+def link(file: Path, target: Path) -> None:
     """Put `file` at `target` as well: a second name where the file system has such, a copy otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.part")
     temporary.unlink(missing_ok=True)
     try:
@@ -147,6 +146,16 @@ def _link(file: Path, target: Path) -> None:
         shutil.copyfile(file, temporary)
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # where both were names of one file already, replacing leaves both
+
+
+def keep_only(folder: Path, kept: Collection[Path]) -> None:
+    """Remove all below `folder` that is not among the paths `kept`, and the folders that are empty then."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in kept:
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -207,7 +207,7 @@ def digest(spec: Spec) -> str:
 
 
 def published(spec: Spec) -> dict[str, Any]:
-    """A spec as it lies beside the result: equal for equal results, so without what `digest` leaves out of a training."""
+    """A spec as it lies beside the result: of a training without its loader processes, which do not change a result."""
     content = spec.model_dump(mode="json")
     if isinstance(spec, TrainSpec):
         content["train"]["workers"] = 0

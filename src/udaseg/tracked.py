@@ -17,6 +17,7 @@ from udaseg.data.classes import colourise
 from udaseg.records import RESULTS
 from udaseg.reports.collect import Report, Run, history_points
 from udaseg.reports.protocols import protocol_text
+from udaseg.runs import MARKER, MEASURED
 
 KEY, VALUE, TAG = 250, 6000, 5000  # the longest that MLflow takes
 PICTURE = 512  # pixels of a logged picture's longer side
@@ -62,10 +63,7 @@ def make_record(report: Report, run: Run) -> Record:
 
     Folders of runs are no parameters: a comparison would show them as such. They are in tags and in spec.yaml.
     """
-    finished = datetime.fromisoformat(run.cost["finished"])
-    end = int((finished if finished.tzinfo else finished.replace(tzinfo=UTC)).timestamp() * 1000)
-    start = end - int(1000 * run.cost["seconds"])
-    pace = 1000 * run.cost["seconds_per_iteration"]  # the history has no clock in it
+    start, end, pace = _times(run)
     headline = f"last/{report.metric(run.label, report.headline)}"
     scores = sorted(final_metrics(run), key=lambda score: score[0] != headline)  # the interface begins with the first
     metrics = [(name, value, end, step) for name, value, step in scores]
@@ -86,6 +84,19 @@ def make_record(report: Report, run: Run) -> Record:
         tags={key: value[:TAG] for key, value in make_tags(report, run).items() if value},
         artifacts=make_artifacts(report, run),
     )
+
+
+def _times(run: Run) -> tuple[int, int, float]:
+    """Start and end in milliseconds since 1970, and milliseconds an iteration: the history has no clock in it.
+
+    A run that came from elsewhere, without its cost, is shown as if it had been made at the moment when it came.
+    """
+    if not run.cost:
+        end = int((run.place / MARKER).stat().st_mtime * 1000)
+        return end, end, 0.0
+    finished = datetime.fromisoformat(run.cost["finished"])
+    end = int((finished if finished.tzinfo else finished.replace(tzinfo=UTC)).timestamp() * 1000)
+    return end - int(1000 * run.cost["seconds"]), end, 1000 * run.cost["seconds_per_iteration"]
 
 
 def final_metrics(run: Run) -> Iterator[tuple[str, float, int]]:
@@ -155,7 +166,8 @@ def description(report: Report, run: Run) -> str:
 
 def make_artifacts(report: Report, run: Run) -> dict[str, bytes]:
     """Path → bytes of the small files that go along: specs, scores, and the predictions in colour. No checkpoints."""
-    files = {name: (run.place / name).read_bytes() for name in ("spec.yaml", "cost.json", "env.json")}
+    names = ["spec.yaml", *(name for name in MEASURED if (run.place / name).is_file())]
+    files = {name: (run.place / name).read_bytes() for name in names}
     if run.metrics and run.evaluated_at is not None:
         files["metrics.json"] = (run.evaluated_at / "metrics.json").read_bytes()
         files["evaluate.yaml"] = (run.evaluated_at / "spec.yaml").read_bytes()

@@ -281,6 +281,26 @@ def verify(options: Namespace) -> None:
         raise UserError(f"{what}; {output.with_suffix('.md')} says what differs and why")
 
 
+def snapshot(options: Namespace) -> None:
+    """Make a part of the snapshot that DVC versions equal to what a study plans."""
+    from udaseg.driver import only_driver
+    from udaseg.jobs import write_specs
+    from udaseg.parameters import load_params
+    from udaseg.plan import make_plan
+    from udaseg.snapshot import write_part, write_plan, write_report
+
+    study = make_plan(load_params(options.params, options.study))
+    if options.part == "plan":
+        write_plan(study)
+        return
+    with only_driver():
+        if options.part == "report":
+            write_specs(study)
+            write_report(study)
+        else:
+            write_part(study, options.part)
+
+
 def track(options: Namespace) -> None:
     """Send a study's finished runs to MLflow. A store that is down leaves a note and is no failure."""
     from udaseg.tracking import track as send

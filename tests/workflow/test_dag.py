@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from project import Project, tiny
+from project import Project, finished_study, tiny
 
 from udaseg.runs import is_whole
 
@@ -13,9 +13,8 @@ from udaseg.runs import is_whole
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished tiny study."""
-    made = Project.create(tmp_path_factory.mktemp("project"), tiny())
-    status, output = made.snakemake()
-    assert status == 0, output + logs(made)
+    made = Project(tmp_path_factory.mktemp("dag") / "project")
+    shutil.copytree(finished_study(tmp_path_factory, tiny()).folder, made.folder)
     return made
 
 
@@ -28,10 +27,6 @@ def changed(project: Project) -> Iterator[Project]:
     project.study(tiny())
     shutil.rmtree(source)
     before.rename(source)
-
-
-def logs(project: Project) -> str:
-    return "\n".join(f"--- {path}\n{path.read_text()}" for path in sorted(project.folder.glob("logs/**/*.log")))
 
 
 def test_everything_is_made_and_whole(project: Project) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from project import SNAKEMAKE, Project, contents, tiny
+from project import SNAKEMAKE, Project, contents, finished_study, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -17,10 +17,7 @@ LONGER = tiny(train={"iterations": 24, "monitor_every": 4, "checkpoint_every": 8
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A study that nobody interrupted."""
-    project = Project.create(tmp_path_factory.mktemp("finished"), LONGER)
-    status, output = project.snakemake()
-    assert status == 0, output
-    return project
+    return finished_study(tmp_path_factory, LONGER)
 
 
 @pytest.fixture

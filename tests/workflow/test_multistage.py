@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from project import SNAKEMAKE, Project, contents, tiny
+from project import SNAKEMAKE, Project, contents, finished_study, tiny
 from test_interruptions import kill_group, lines, wait_until
 
 from udaseg.runs import is_whole, read_json, read_yaml
@@ -27,11 +27,7 @@ STUDY = tiny(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A study that nobody interrupted."""
-    project = Project.create(tmp_path_factory.mktemp("finished"), STUDY)
-    status, output = project.snakemake(seconds=600)
-    logs = "\n".join(path.read_text() for path in project.folder.glob("logs/**/*.log"))
-    assert status == 0, output + logs
-    return project
+    return finished_study(tmp_path_factory, STUDY)
 
 
 def test_every_stage_has_its_labels_scores_and_quality(finished: Project) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from project import Project, tiny
+from project import Project, finished_study, made_once, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +28,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """What git has of a study that was finished and kept."""
-    project = Project.create(tmp_path_factory.mktemp("kept"), tiny())
-    status, output = project.snakemake(seconds=600)
-    logs = "\n".join(path.read_text() for path in project.folder.glob("logs/**/*.log"))
-    assert status == 0, output + logs
+    finished = finished_study(tmp_path_factory, tiny())
+    return Project(made_once(tmp_path_factory, "kept", lambda folder: keep(finished, folder)))
+
+
+def keep(finished: Project, folder: Path) -> None:
+    shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
+    project = Project(folder)
     (project.folder / REFERENCE / "runs/an/older").mkdir(parents=True)
     (project.folder / REFERENCE / "runs/an/older/spec.yaml").touch()
     status, output = project.run("udaseg.cli", "keep", "--study", "tiny")
@@ -42,7 +45,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for name in ("results", "data", "state", "logs", ".snakemake", "reports/tiny"):
         shutil.rmtree(project.folder / name)
     (project.folder / "mlflow.db").unlink()
-    return project
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from project import Project, tiny
+from project import Project, finished_study, tiny
 
 from udaseg.runs import read_json, read_yaml
 
@@ -17,11 +17,7 @@ STUDY = tiny(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project.create(tmp_path_factory.mktemp("finished"), STUDY)
-    status, output = project.snakemake(seconds=600)
-    logs = "\n".join(path.read_text() for path in project.folder.glob("logs/**/*.log"))
-    assert status == 0, output + logs
-    return project
+    return finished_study(tmp_path_factory, STUDY)
 
 
 def test_it_is_a_run_without_scores_that_later_stages_take(finished: Project) -> None:

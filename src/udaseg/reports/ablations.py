@@ -101,14 +101,15 @@ def _table(report: Report, sweep: ReportSweep) -> Table:
         if columns:
             estimate = next(iter(columns.values())).estimates[index]
             row.append(DASH if estimate is None else plain(estimate.detectable))
-        rows.append([*row, cell(cost, 0, spread=False)])
-        numbers.append(record | cost.numbers("seconds"))
+        rows.append([*row, *([cell(cost, 0, spread=False)] if report.measured else [])])
+        numbers.append(record | (cost.numbers("seconds") if report.measured else {}))
     header = ["Point", f"{report.headline} (last)", *columns]
     header += ["Smallest detectable difference"] if columns else []  # of the first one
+    header += ["Seconds"] if report.measured else []
     notes = _notes(report, sweep, points, columns, leader)
     marked = frozenset((index, 1) for index, point in enumerate(points) if leader is not None and point.label == leader)
     title = f"{report.study}: {sweep.title}; mIoU in percent, mean ± sample standard deviation over seeds"
-    return Table(PREFIX + sweep.name, title, [*header, "Seconds"], rows, pd.DataFrame(numbers), notes, best=marked)
+    return Table(PREFIX + sweep.name, title, header, rows, pd.DataFrame(numbers), notes, best=marked)
 
 
 def _comparisons(report: Report, sweep: ReportSweep, points: list[Point]) -> dict[str, Comparisons]:

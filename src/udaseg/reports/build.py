@@ -11,21 +11,27 @@ LARGEST_SVG = 300_000  # bytes: a larger drawing is a picture inside the page, t
 PAGE_DPI = 110  # of pictures inside the page, which keeps it small; the files beside it have 150
 
 
-def build_report(spec_path: Path) -> None:
+def build_report(spec_path: Path, exact: Path | None = None) -> None:
     """Write `tables/`, `figures/` and `index.html` into the spec's output folder, each file whole or not at all.
 
     The same spec and run folders give the same bytes. Figures of an earlier report that no longer exist are removed.
 
+    Args:
+        spec_path: of the report, written by the plan.
+        exact: folder to write to in the place of the spec's, without what a clock and the machine say of the runs: then
+            equal results give the same bytes.
+
     Raises:
         UserError: the spec or a finished run's folder cannot be read; missing runs are footnotes, not errors.
     """
-    report = read_report(spec_path)
+    report = read_report(spec_path, measured=exact is None)
+    output = exact or report.output
     written = set()
     made = tables.all_tables(report)
     for table in made:
         texts = {"csv": writers.to_csv(table), "md": writers.to_markdown(table), "tex": writers.to_latex(table)}
         for kind, text in texts.items():
-            path = report.output / "tables" / f"{table.name}.{kind}"
+            path = output / "tables" / f"{table.name}.{kind}"
             write_text(path, text)
             written.add(path)
     drawn = figures.all_figures(report)
@@ -35,7 +41,7 @@ def build_report(spec_path: Path) -> None:
     for name, (caption, figure) in drawn.items():
         files = render(figure)
         for kind, content in files.items():
-            path = report.output / "figures" / f"{name}.{kind}"
+            path = output / "figures" / f"{name}.{kind}"
             write_bytes(path, content)
             written.add(path)
         if name in photographs or len(files["svg"]) > LARGEST_SVG:
@@ -43,7 +49,7 @@ def build_report(spec_path: Path) -> None:
         else:
             shown[name] = page.Picture(name, caption, "image/svg+xml", files["svg"])
     for kind in ("tables", "figures"):
-        for path in (report.output / kind).glob("*"):
+        for path in (output / kind).glob("*"):
             if path not in written:
                 path.unlink()
-    write_text(report.output / "index.html", page.render(report, made, shown))
+    write_text(output / "index.html", page.render(report, made, shown))

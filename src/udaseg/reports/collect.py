@@ -18,8 +18,13 @@ from udaseg.runs import read_json, read_yaml
 from udaseg.specs import ReportRun, ReportSpec, read_spec
 
 
-def read_report(spec_path: Path) -> Report:
+def read_report(spec_path: Path, measured: bool = True) -> Report:
     """The report spec at `spec_path` with every run it names.
+
+    Args:
+        spec_path: written by the plan.
+        measured: whether the report is to tell what a clock and the machine say of a run; else it is a function of the
+            results alone.
 
     Raises:
         UserError: the spec lacks a key, names a recipe that is not listed, or a whole folder lacks a file or holds
@@ -30,6 +35,9 @@ def read_report(spec_path: Path) -> Report:
     if stray:
         raise UserError(f"{spec_path}: runs of the recipes {stray}, which are not among recipes {spec.recipes}")
     runs = read_runs(spec.runs)
+    pretraining = _pretraining(runs)
+    if not measured:
+        runs, pretraining = ([replace(run, cost={}, env={}) for run in each] for each in (runs, pretraining))
     for run in runs:
         for path, content in ((run.evaluation, run.metrics), (run.judged, run.quality)):
             if content and content["classes"] != spec.classes:
@@ -48,7 +56,7 @@ def read_report(spec_path: Path) -> Report:
         translations=[(shown.translator, Path(shown.folder)) for shown in spec.translations],
         output=Path(spec.output),
         runs=runs,
-        pretraining=_pretraining(runs),
+        pretraining=pretraining,
         sweeps=spec.sweeps,
         skipped=spec.skipped,
         claims=spec.claims,
@@ -148,8 +156,8 @@ def _read_run(entry: ReportRun) -> Run:
         id=marker["id"] + (f"+{evaluation.name}" if evaluation is not None and evaluated else ""),
         spec=read_yaml(place / "spec.yaml") if trained else {},
         evaluation_spec=read_yaml(evaluated_at / "spec.yaml") if evaluated_at is not None and evaluated else {},
-        cost=read_json(place / "cost.json") if trained else {},
-        env=read_json(place / "env.json") if trained else {},
+        cost=_measured(place / "cost.json") if trained else {},
+        env=_measured(place / "env.json") if trained else {},
         data=read_json(place / "result.json")["data"] if trained else {},
         metrics=read_json(evaluated_at / "metrics.json") if evaluated_at is not None and evaluated else {},
         quality=read_json(judged_at / "quality.json") if judged_at is not None and is_judged else {},
@@ -160,6 +168,11 @@ def _read_run(entry: ReportRun) -> Run:
         place=place,
         evaluated_at=evaluated_at,
     )
+
+
+def _measured(path: Path) -> dict[str, Any]:
+    """What was measured of a run; nothing where its result came from elsewhere without that."""
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def _found(folder: Path) -> tuple[Path, bool]:

@@ -13,6 +13,7 @@ from udaseg.reports.collect import history_points, number, set_score
 from udaseg.reports.study import Report, Run
 
 ALL = "all classes"
+COST = ("seconds", "iterations", "seconds_per_iteration", "peak_memory_mib")  # keys of cost.json
 
 
 def run_frame(report: Report, runs: Iterable[Run]) -> pd.DataFrame:
@@ -45,7 +46,7 @@ def _row(report: Report, run: Run) -> dict[str, Any]:
         row[f"{which}.pixel_accuracy"] = number(score.get("pixel_accuracy"))
         for name in report.class_sets:
             row[f"{which}.{name}"] = set_score(report, run, which, name)
-    for name in ("seconds", "iterations", "seconds_per_iteration", "peak_memory_mib"):
+    for name in COST:
         row[name] = number(run.cost.get(name))
     row["device"] = run.cost.get("device", "")
     return row

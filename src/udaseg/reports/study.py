@@ -104,6 +104,11 @@ class Report:
         """The class set whose mIoU is the study's result: the first one."""
         return next(iter(self.class_sets))
 
+    @cached_property
+    def measured(self) -> bool:
+        """Whether any run tells what it cost: beside such a run another one is a dash, else there are no columns."""
+        return any(run.cost for run in self.runs)
+
     def each_once(self) -> list[Run]:
         """Every run folder once with each of its evaluations, pretraining first.
 

@@ -22,7 +22,7 @@ from udaseg.reports.compare import (
     scores,
 )
 from udaseg.reports.fidelity import fidelity_table
-from udaseg.reports.frames import iou_frame, run_frame
+from udaseg.reports.frames import COST, iou_frame, run_frame
 from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.pseudo_labels import pseudo_label_table
 from udaseg.reports.published import published_tables
@@ -174,8 +174,10 @@ def class_table(report: Report) -> Table:
     )
 
 
-def cost_table(report: Report) -> Table:
-    """Methods × what they cost to train, all their stages together."""
+def cost_table(report: Report) -> Table | None:
+    """Methods × what they cost to train, all their stages together; None where no run tells."""
+    if not report.measured:
+        return None
     rows, numbers = [], []
     semi_supervised = [label for labels in report.semi_supervised().values() for label in labels]
     for label in [*report.labels(), *semi_supervised]:
@@ -227,10 +229,16 @@ def run_table(report: Report) -> Table:
         percent = [plain(100 * row[key]) for key in (f"last.{headline}", f"best.{headline}")]
         digits = {"iterations": 0, "seconds": 0, "seconds_per_iteration": 3, "peak_memory_mib": 0}
         cost = [plain(row[key], count) for key, count in digits.items()]
-        rows.append([*who, *percent, *cost, row["device"] or DASH])
+        rows.append([*who, *percent, *([*cost, row["device"] or DASH] if report.measured else [])])
     header = ["Recipe", "Stage", "Seed", "Differences from the method's defaults", "Status"]
     header += [f"{headline} (last)", f"{headline} (best on val)"]
-    header += ["Iterations", "Seconds", "s / iteration", "Peak memory (MiB)", "Device"]
+    if report.measured:
+        header += ["Iterations", "Seconds", "s / iteration", "Peak memory (MiB)", "Device"]
+    else:
+        frame = frame.drop(columns=[*COST, "device"])
     percents = [name for name in frame.columns if name.startswith(("last.", "best.")) and "iteration" not in name]
     numbers = frame.assign(**{name: 100 * frame[name] for name in percents})
-    return Table("runs", f"{report.study}: every run", header, rows, numbers, missing_footnotes(report))
+    notes = missing_footnotes(report)
+    if not report.measured:
+        notes.append("What the runs cost, and on which machine, is not here: that is no part of a versioned result.")
+    return Table("runs", f"{report.study}: every run", header, rows, numbers, notes)
