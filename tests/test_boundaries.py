@@ -18,7 +18,10 @@ FILES = sorted(path.relative_to(SOURCE).as_posix() for path in (SOURCE / "udaseg
 PURE = ("__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "itertools", "math", "typing")
 BATCH = ("udaseg.data.streams.Batch", "udaseg.data.streams.Labelled", "udaseg.data.streams.Target")
 # Imported without torch, and without whatever their own imports would bring in.
-LIGHT = ("udaseg.runs", "udaseg.reports", "udaseg.config", "udaseg.specs", "udaseg.devices", "udaseg.cli")
+LIGHT = (
+    *("udaseg.runs", "udaseg.reports", "udaseg.config", "udaseg.specs", "udaseg.devices", "udaseg.cli"),
+    "udaseg.certificate",
+)
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ SOME_LABELS = IN_DANN % "train: {source: {labelled_target: {images: 3, finish: 0
         ("task: {classes: ['a; rm -r', x]}", "task.classes.0: .*pattern"),
         ("datasets: {$(x): {kind: camvid}}", "datasets.*: .*pattern"),
         ("recipes: {dann: {title: '$(touch x)'}}", "recipes.dann.title: .*pattern"),
-        ("mirror: '/tmp/a b;c'", "mirror: .*pattern"),
-        (IN_DANN % "init: {student: 'file:a b'}", "main.init.student: .*pattern"),
+        ('mirror: "/tmp/a\\nb"', "mirror: .*pattern"),
+        (IN_DANN % 'init: {student: "file:a\\tb"}', "main.init.student: .*pattern"),
         # A target without labels.
         (
             ON_MINE,

@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   udaseg train state/specs/SPEC.yaml  train one run by hand; the same command again goes on where it was stopped
   udaseg predict --run RUN --output maps/ street1.png street2.png
   udaseg keep --study toytown         put its records and report below reports/reference, for git
+  udaseg verify --study toytown       hold what ran here against what is on record, and write a certificate
   udaseg gc --delete                  remove folders that no study plans
 """
 PLAN = """Print the jobs of a study in the order in which they can run: whether each is done; how many later
@@ -30,6 +31,15 @@ is named and a footnote in the report; what the study has no longer is removed t
 again, or goes on with the study without what it has finished:
   udaseg report reports/reference/STUDY/report.yaml
   snakemake --cores all --config study=STUDY records=yes
+"""
+VERIFY = """Hold the finished jobs of a study against recorded ones, and write a certificate with the verdicts, the
+largest differences and what the two were made with:
+  identical         all checksums agree
+  within tolerance  bytes differ, but no mIoU by more than the tolerance
+  differs           one does
+  not compared      it is not finished here, or nothing that was told the same is on record; each with the reason
+A job without a score of its own has the worst verdict of what was made from it. Code that changed since gives other
+hashes; then the counterpart is what was told the same. The status is 0 where something is compared and nothing differs.
 """
 SNAPSHOT = """Make a part of snapshot/ equal to what the study plans: nothing else is there, and nothing that a clock
 measured. The stages of dvc.yaml end with it.
@@ -121,6 +131,26 @@ def _parser() -> argparse.ArgumentParser:
     keep = add("keep", "Put the records of a study and its report where git keeps them.", "udaseg keep --study toytown")
     keep.description = KEEP
     _study(keep)
+
+    verify = add("verify", "Hold a rerun against a recorded result.", "udaseg verify --study toytown --tolerance 0")
+    verify.description = VERIFY
+    _study(verify)
+    verify.add_argument(
+        "--recorded",
+        type=Path,
+        metavar="FOLDER",
+        help="laid out as results/ is (another clone's, or snapshot/results); default: reports/reference/STUDY/runs",
+    )
+    verify.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="POINTS",
+        help="percentage points by which an mIoU may differ; 0: no byte may; default: 1, about the standard deviation "
+        "between seeds",
+    )
+    verify.add_argument(
+        "--output", type=Path, metavar="FILE.json", help="default: reports/certificates/STUDY.json; FILE.md lies beside"
+    )
 
     snapshot = add("snapshot", "Make a part of what DVC versions equal to the plan.", "udaseg snapshot runs")
     snapshot.description = SNAPSHOT

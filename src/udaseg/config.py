@@ -11,8 +11,10 @@ from pydantic import Field, StringConstraints, model_validator
 
 from udaseg.validation import Model, require_known
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
+NAME = r"^[A-Za-z][A-Za-z0-9_]{0,39}$"  # of what becomes part of a path
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 PathText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./${}:~,+@=-]{1,400}$")]
+UserPath = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,400}$")]  # no part of it is in a command
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.,:()+-]{1,80}$")]  # of a sweep
 Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Positive = Annotated[int, Field(ge=1)]
@@ -63,13 +65,18 @@ class FolderData(Model):
 
     kind: Literal["folder"]
     version: int = 1  # raise it when the files under `root` have changed, so that they are prepared again
-    root: PathText  # `${NAME:-default}` is taken from the environment
-    images: PathText = "{split}/images"
-    labels: PathText | None = "{split}/labels"  # null: there are none; such a target is trained on, but not scored
+    root: UserPath  # `${NAME:-default}` is taken from the environment
+    images: UserPath = "{split}/images"
+    labels: UserPath | None = "{split}/labels"  # null: there are none; such a target is trained on, but not scored
     splits_present: list[Split] = Field(default=["train", "val", "test"])
-    lists: dict[Split, PathText] | None = None  # a text file of stems for each split, relative to root
+    lists: dict[Split, UserPath] | None = None  # a text file of stems for each split, relative to root
     encoding: Literal["id", "colour"] = "id"
     class_map: dict[str, str]  # raw id ("7") or colour ("#804080") -> class name or "ignore"
+
+    @model_validator(mode="after")
+    def _root_is_a_folder(self) -> "FolderData":
+        refuse_address("root", self.root)
+        return self
 
     def splits(self) -> list[str]:
         return list(self.lists) if self.lists is not None else list(self.splits_present)
@@ -303,7 +310,7 @@ class Stage(Model):
     """One training job of a recipe. What is left out is as in the top level of the parameters."""
 
     method: str
-    init: dict[str, PathText] | None = None
+    init: dict[str, UserPath] | None = None
     # role -> scratch | pretrain | file:PATH | name of a stage of the same recipe; null: the student from pretrain
     knobs: dict[str, Any] = Field(default={})
     weights: dict[str, float] = Field(default={})
@@ -312,6 +319,12 @@ class Stage(Model):
     train: dict[str, Any] = Field(default={})
     labels: dict[str, Any] = Field(default={})  # `of`: the earlier stage that labels the target; and differences
     rounds: Rounds | None = None
+
+    @model_validator(mode="after")
+    def _weights_are_files(self) -> "Stage":
+        for role, start in (self.init or {}).items():
+            refuse_address(f"init.{role}", start)
+        return self
 
 
 class Recipe(Model):
@@ -391,7 +404,7 @@ class Params(Model):
     seeds: Seeds
     run: Annotated[list[Name], Field(min_length=1)]  # recipes of this study, in the report's order
     sweep: list[Name]  # its sweeps
-    mirror: PathText | None  # folder of already downloaded archives, used before any network
+    mirror: UserPath | None  # folder of already downloaded archives, used before any network
     datasets: dict[Name, DatasetSpec]
     task: Task
     network: Network
@@ -414,6 +427,7 @@ class Params(Model):
             ("pretrain.dataset", self.pretrain.dataset),
         ):
             require_known(path, name, self.datasets)
+        refuse_address("mirror", self.mirror or "")
         refuse_twice("seeds", self.seeds)
         refuse_twice("run", self.run)
         refuse_twice("sweep", self.sweep)
@@ -448,6 +462,12 @@ class Params(Model):
                     f"{way_out}, or give the data set its labels"
                 )
         return self
+
+
+def refuse_address(key: str, path: str) -> None:
+    """ValueError for an address in the place of a path. It is not repeated, as it may hold a password."""
+    if "://" in path:
+        raise ValueError(f"{key}: is an address; expected a path on this machine")
 
 
 def refuse_twice(path: str, entries: Sequence[Any]) -> None:

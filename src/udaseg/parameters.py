@@ -4,12 +4,13 @@ What it refuses, it refuses before any job starts.
 """
 
 import copy
-import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udaseg.config import (
+    NAME,
     DomainUse,
     Labels,
     Network,
@@ -50,7 +51,7 @@ def load_params(params: Path, study: str | None = None) -> Params:
     study = str(study or raw.get("study", ""))
     folder = params.parent / "workflow" / "studies"
     path = folder / f"{study}.yaml"
-    if not path.is_file() or os.sep in study:
+    if not (re.fullmatch(NAME, study) and path.is_file()):
         known = sorted(entry.stem for entry in folder.glob("*.yaml"))
         raise UserError(f"study: '{study}' has no file {path}; {suggestion(study, known)}")
     merged = overlay(raw, _mapping(path)) | {"study": study}

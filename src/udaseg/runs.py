@@ -90,7 +90,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file; a UserError that names the file when it is missing or damaged."""
     try:
         return yaml.load(path.read_text(), Loader=_Loader)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:  # all of them of what is read
         raise UserError(f"{path}: cannot be read as YAML ({error})") from None
 
 
@@ -105,7 +105,7 @@ def is_whole(folder: Path) -> bool:
     try:
         marker = json.loads((folder / MARKER).read_text())
         return all(sha256(folder / name) == digest for name, digest in marker["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):  # of a run.json that is none
         return False
 
 

@@ -23,6 +23,7 @@ from udaseg.config import (
     Scored,
     Size,
     Train,
+    UserPath,
 )
 from udaseg.errors import UserError
 from udaseg.runs import read_yaml
@@ -37,7 +38,7 @@ class DownloadSpec(Model):
     kind: Literal["download"]
     folder: PathText  # data/downloads/<name of the set>-<version of the archive>
     dataset: CamvidData
-    mirror: PathText | None
+    mirror: UserPath | None
 
 
 class PrepareSpec(Model):
@@ -49,7 +50,7 @@ class PrepareSpec(Model):
     dataset: DatasetSpec
     classes: list[str]
     size: Size
-    mirror: PathText | None
+    mirror: UserPath | None
     code: str
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from udaseg.errors import UserError
-from udaseg.runs import is_whole, locked, publish, remove_unfinished, write_json, write_yaml
+from udaseg.runs import is_whole, locked, publish, remove_unfinished, write_json, write_text, write_yaml
 from udaseg.specs import (
     DownloadSpec,
     EvaluateSpec,
@@ -245,6 +245,40 @@ def keep(options: Namespace) -> None:
     records = len(list(reference.glob("runs/**/run.json")))
     volume = sum(path.stat().st_size for path in after) / 1e6
     print(f"{reference}: {records} finished jobs and their report, {volume:.1f} MB; {len(missing)} are not finished")
+
+
+def verify(options: Namespace) -> None:
+    """Write the certificate of a study's finished jobs against recorded ones; UserError unless they are repeated."""
+    from udaseg.certificate import certificate, markdown
+    from udaseg.parameters import load_params
+    from udaseg.plan import make_plan
+    from udaseg.records import RECORDS, RESULTS
+    from udaseg.verification import DIFFERS, NOT_COMPARED, TOLERANCE
+    from udaseg.verification import verify as compare
+
+    tolerance = TOLERANCE if options.tolerance is None else options.tolerance
+    if not 0 <= tolerance <= 100:
+        raise UserError(f"--tolerance {tolerance}: expected percentage points of mIoU, from 0 to 100")
+    study = make_plan(load_params(options.params, options.study))
+    recorded = options.recorded or RECORDS / study.study / "runs"
+    output = options.output or Path("reports/certificates") / f"{study.study}.json"
+    if not recorded.is_dir() or recorded.resolve() == RESULTS.resolve():
+        raise UserError(
+            f"{recorded}: no folder of recorded results; name one that is laid out as {RESULTS}/ is, with "
+            "--recorded FOLDER, or put what is finished on record with `udaseg keep`"
+        )
+    if output.suffix != ".json":
+        raise UserError(f"--output {output}: expected a name that ends in .json; the Markdown form lies beside it")
+    content = certificate(study.study, recorded, tolerance, compare(study, recorded, tolerance))
+    write_text(output.with_suffix(".md"), markdown(content))
+    write_json(output, content)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in content["counts"].items())
+    print(f"study {study.study} against {recorded}: {content['verdict']} ({counts}); {output}")
+    if content["verdict"] in (DIFFERS, NOT_COMPARED):
+        what = (
+            "nothing could be compared" if content["verdict"] == NOT_COMPARED else "the rerun is not what is on record"
+        )
+        raise UserError(f"{what}; {output.with_suffix('.md')} says what differs and why")
 
 
 def snapshot(options: Namespace) -> None:

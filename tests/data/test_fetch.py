@@ -1,14 +1,21 @@
 """Downloads over a loopback server that misbehaves, and archives that must not get out of their folder."""
 
+import errno
+import gzip
 import io
+import shutil
 import stat
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from loopback import listed, names, serving, zipped
 
 from udaseg.data.fetch import fetch, unpack
@@ -102,6 +109,14 @@ def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"refused.*put the file as data\.zip into a folder"):
         fetch(f"{address}/data.zip", tmp_path / "data.zip", None, attempts=1)
     assert names(tmp_path) == []
+
+
+def test_a_server_that_sends_without_end(tmp_path: Path) -> None:
+    with serving() as site:
+        site.files["/data.zip"], site.chunked = CONTENT, True
+        with pytest.raises(UserError, match=r"data\.zip: sends more than the allowed 200000 bytes"):
+            fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, max_bytes=200_000)
+        assert len(site.asked) == 1 and names(tmp_path) == []
 
 
 def test_the_mirror_is_used_before_any_network(tmp_path: Path) -> None:
@@ -202,6 +217,107 @@ def test_too_large_members(tmp_path: Path, archive: str, pack: object) -> None:
     content = pack({"zeros.bin": bytes(3_000_000), "more.bin": bytes(3_000_000)})  # type: ignore[operator]
     assert len(content) < 50_000
     refused(tmp_path, archive, content, "5000000 bytes", max_bytes=5_000_000)
+
+
+def test_a_zip_that_claims_less_than_it_holds(tmp_path: Path) -> None:
+    bomb = zipped({"set/a.txt": bytes(50_000_000)})
+    claimed = bomb.replace(struct.pack("<L", 50_000_000), struct.pack("<L", 5))  # in both of its headers
+    assert bomb.count(struct.pack("<L", 50_000_000)) == 2 and len(bomb) < 60_000
+    wanted = listed({"set/a.txt": bytes(5)})  # and is just as claimed
+    refused(tmp_path, "a.zip", claimed, "damaged", wanted=wanted, max_bytes=1000)
+
+
+def test_a_sparse_member_counts_by_what_it_unpacks_to(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("set/a.txt")
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"77777777777\0"  # its real size, octal: 8 GiB
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content = gzip.compress(bytes(header) + bytes(1024))
+    refused(tmp_path, "a.tar.gz", content, "5000 bytes", max_bytes=5000)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_as_large_as_memory_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    info = tarfile.TarInfo("set/a.txt")
+    info.type, info.size = kind, 2**33 - 1
+    content = gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(3_000_000))
+    tracemalloc.start()
+    refused(tmp_path, "a.tar.gz", content, "damaged", "a header of 8589934592 bytes")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_headers_without_end(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 512
+    record = info.tobuf(tarfile.GNU_FORMAT) + b"11 path=ab\n".ljust(512, b"\0")
+    refused(tmp_path, "a.tar.gz", gzip.compress(record * 3000), "damaged")
+
+
+def test_a_name_with_nul(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("x")
+        info.pax_headers = {"path": "set/a.txt\0../../out"}
+        archive.addfile(info)
+    refused(tmp_path, "a.tar.gz", buffer.getvalue(), "leads out of the folder")
+
+
+@pytest.mark.parametrize(("archive", "pack"), [("a.zip", zipped), ("a.tar.gz", tarred)])
+def test_names_that_differ_in_case_are_others(tmp_path: Path, archive: str, pack: object) -> None:
+    """Where the file system takes both for one, the unwanted one must not take the other's place."""
+    (tmp_path / archive).write_bytes(pack({"SET/A.TXT": b"wrong"} | FILES | {"set/A.txt": b"wrong"}))  # type: ignore[operator]
+    unpack(tmp_path / archive, tmp_path / "data", listed(FILES))
+    written = {str(p.relative_to(tmp_path / "data")): p.read_bytes() for p in tmp_path.glob("data/**/*") if p.is_file()}
+    assert written == FILES
+
+
+@pytest.mark.parametrize(("archive", "pack"), [("a.zip", zipped), ("a.tar.gz", tarred)])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_is_told_and_leaves_nothing(tmp_path: Path, archive: str, pack: object, data: st.DataObject) -> None:
+    files = {"set/a.txt": b"first" * 20, "set/b.bin": CONTENT[:600]}
+    plain: bytes = pack(files)  # type: ignore[operator]
+    content = bytearray(gzip.decompress(plain) if archive.endswith("gz") else plain)
+    places = st.one_of(
+        st.integers(0, len(content) - 1), st.integers(0, 600), st.integers(len(content) - 250, len(content) - 1)
+    )
+    for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=4)):
+        content[place] = value
+    (tmp_path / archive).write_bytes(gzip.compress(bytes(content), 1) if archive.endswith("gz") else bytes(content))
+    try:
+        unpack(tmp_path / archive, tmp_path / "data", listed(files))
+    except UserError:
+        assert names(tmp_path) == [archive]
+    else:
+        assert {path: (tmp_path / "data" / path).read_bytes() for path in files} == files
+        shutil.rmtree(tmp_path / "data")
+
+
+@pytest.mark.parametrize("field", ["offset", "name"])
+def test_a_zip_whose_directory_points_nowhere(tmp_path: Path, field: str) -> None:
+    content = bytearray(zipped({"set/a.txt": b"first"}))
+    directory = content.index(b"PK\1\2")
+    end = content.index(b"PK\5\6")
+    if field == "offset":
+        content[end + 16 : end + 20] = b"\xff\xff\xff\x7f"
+    else:
+        content[directory + 28 : directory + 30] = b"\0\0"  # no name: what was one is a comment
+        content[directory + 32 : directory + 34] = struct.pack("<H", len("set/a.txt"))
+    refused(tmp_path, "a.zip", bytes(content), "damaged")
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.zip").write_bytes(zipped(FILES))
+    monkeypatch.setattr("udaseg.data.fetch._write_checked", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(tmp_path / "a.zip", tmp_path / "data", listed(FILES))
+    assert names(tmp_path) == ["a.zip"]
 
 
 def test_wrong_checksum(tmp_path: Path) -> None:

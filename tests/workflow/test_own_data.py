@@ -56,7 +56,11 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_own_folders_on_both_sides(project: Project) -> None:
-    make_folder(project.folder / "theirs", 1)
+    theirs = 'their "images"; touch pwned & $(touch pwned) `touch pwned` \'x'
+    own = study()
+    own["datasets"]["theirs"]["root"] = theirs
+    project.study(own)
+    make_folder(project.folder / theirs, 1)
     status, output = project.snakemake()
     assert status == 0, output
     metrics = [read_json(path) for path in project.folder.glob("results/mine-theirs/*/*/evaluate-*/metrics.json")]
@@ -65,7 +69,11 @@ def test_own_folders_on_both_sides(project: Project) -> None:
         assert found["classes"] == CLASSES and found["protocol"]["images"] == 2
         assert np.sum(found["scores"]["last"]["confusion"]) == 2 * 48 * 96
     assert "mIoU3" in (project.folder / "reports" / "tiny" / "tables" / "main.csv").read_text()
-    assert project.todo() == {}
+    assert project.todo() == {} and not list(project.folder.rglob("pwned"))
+    name = "$(touch pwned); touch pwned"
+    status, output = project.run("snakemake", "--cores", "1", "--config", f"study='{name}'")
+    assert status == 1 and f"study: '{name}' has no file" in output and "Traceback" not in output
+    assert not list(project.folder.rglob("pwned"))
 
 
 def test_a_target_without_labels_is_trained_on_and_predicted(project: Project) -> None:

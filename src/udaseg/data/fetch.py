@@ -3,11 +3,14 @@
 Nothing here trusts the archive: what is written is only what a list names, with the size and checksum the list gives.
 """
 
+import errno
 import gzip
 import hashlib
 import http.client
+import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import time
 import urllib.error
@@ -24,15 +27,26 @@ from udaseg.errors import UserError
 TIMEOUT = 60.0  # seconds without a byte
 CHUNK = 2**18  # bytes held in memory at a time
 SHOWN = 5  # problems named in a message; the rest is counted
+LARGEST_READ = 2**20  # bytes asked for at once of a tar: more are a header that would be held in memory as a whole
 # What a damaged zip or tar.gz raises, depending on where the damage lies.
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError)
+DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, IndexError, NotImplementedError, OSError, RecursionError, ValueError),
+)
 
 
 class _Interrupted(Exception):
     """The connection ended before the file did; another attempt can go on from there."""
 
 
-def fetch(url: str, destination: Path, mirror: Path | None, attempts: int = 4, pause: float = 2.0) -> Path:
+def fetch(
+    url: str,
+    destination: Path,
+    mirror: Path | None,
+    attempts: int = 4,
+    pause: float = 2.0,
+    max_bytes: int = 2**33,
+) -> Path:
     """The whole file of `url`: in `mirror` under the name of `destination` if it is there, else `destination`, which
     is downloaded unless it exists.
 
@@ -42,9 +56,11 @@ def fetch(url: str, destination: Path, mirror: Path | None, attempts: int = 4, p
     Args:
         attempts: connections made before giving up. An answer that says no (404 …) is final at once.
         pause: seconds between two of them.
+        max_bytes: the most that is taken, whatever size the server claims.
 
     Raises:
-        UserError: not there, refused, or cut off at every attempt; says how to go on or to do without the network.
+        UserError: not there, refused, too large, or cut off at every attempt; says how to go on or to do without the
+            network.
     """
     if mirror is not None and (mirror / destination.name).is_file():
         return mirror / destination.name
@@ -56,7 +72,7 @@ def fetch(url: str, destination: Path, mirror: Path | None, attempts: int = 4, p
     for attempt in range(attempts):
         time.sleep(pause if attempt else 0)
         try:
-            _download(url, part)
+            _download(url, part, max_bytes)
         except urllib.error.HTTPError as error:
             problem = f"the server answers {error.code} {error.reason}"
             if error.code == 416:  # the part is not a beginning of what the server has
@@ -74,7 +90,7 @@ def fetch(url: str, destination: Path, mirror: Path | None, attempts: int = 4, p
     )
 
 
-def _download(url: str, part: Path) -> None:
+def _download(url: str, part: Path, max_bytes: int) -> None:
     """One connection: append to `part` what is missing, or write it anew when the server sends the whole file."""
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -86,7 +102,13 @@ def _download(url: str, part: Path) -> None:
         start = have if goes_on else 0
         length = response.headers.get("Content-Length")
         with part.open("ab" if goes_on else "wb") as file:
-            shutil.copyfileobj(response, file, CHUNK)
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                if file.tell() > max_bytes:
+                    part.unlink()
+                    raise UserError(
+                        f"download of {url}: sends more than the allowed {max_bytes} bytes; check the address"
+                    )
     size = part.stat().st_size
     # Without a length the transfer is chunked, and http.client itself raises when the last chunk does not come.
     if length is not None and size != start + int(length):
@@ -121,7 +143,11 @@ def unpack(
         folder.mkdir()
         try:
             found = _extract(archive, folder, wanted, prefix, max_files, max_bytes)
+        except UserError:
+            raise
         except DAMAGE as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # the disk's, not the archive's: only a place before its beginning is an invalid argument
             raise UserError(f"{archive}: is damaged or truncated ({error}); delete it and get it again") from None
         problems = [f"{path}: {found.get(path, 'missing')}" for path in sorted(wanted) if found.get(path, "missing")]
         if problems:
@@ -193,7 +219,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive, "r:gz") as file:
+    with _Unzipped(archive) as content, tarfile.open(fileobj=content, mode="r:") as file:
         for info in file:
             if info.isdir():
                 yield _Member(info.name, 0, "folder", None)
@@ -201,6 +227,15 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
                 yield _Member(info.name, info.size, "file", file.extractfile(info))
             else:
                 yield _Member(info.name, 0, "a link or device", None)
+
+
+class _Unzipped(gzip.GzipFile):
+    """What a .tar.gz holds, of which no header is read that claims to be longer than any header is."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= LARGEST_READ:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
 
 
 def _refuse_unsafe(archive: Path, member: _Member) -> None:
