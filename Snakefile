@@ -8,6 +8,7 @@ The rules only look things up in the plan.
     snakemake --cores all -- data                              # or runs: only so far
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 RUNS = ("train", "label", "quality", "translate", "evaluate")
-UDASEG = f"{sys.executable} -m udaseg.cli"
+UDASEG = f"{shlex.quote(sys.executable)} -m udaseg.cli"
 
 
 def parents(folder):
