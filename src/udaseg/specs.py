@@ -14,6 +14,7 @@ from udaseg.config import (
     CamvidData,
     Claim,
     DatasetSpec,
+    Exactness,
     Labels,
     Network,
     Optim,
@@ -75,7 +76,7 @@ class TrainSpec(Model):
     code: str
 
 
-class LabelSpec(Model):
+class LabelSpec(Exactness):
     """Label the target's training images with one run's network."""
 
     kind: Literal["label"]
@@ -85,7 +86,6 @@ class LabelSpec(Model):
     source: PathText | None  # prepared set whose images the prototypes are of; None: they are of the target's
     classes: list[str]
     network: Network
-    threads: Positive
     labels: Labels
     code: str
 
@@ -101,7 +101,7 @@ class QualitySpec(Model):
     code: str
 
 
-class TranslateSpec(Model):
+class TranslateSpec(Exactness):
     """Show what a translator makes of some source images. Nothing that trains reads the result."""
 
     kind: Literal["translate"]
@@ -112,12 +112,11 @@ class TranslateSpec(Model):
     source: PathText
     target: PathText
     pictures: Positive
-    threads: Positive
     seed: int
     code: str
 
 
-class EvaluateSpec(Model):
+class EvaluateSpec(Exactness):
     """Score one run's weights on one labelled split."""
 
     kind: Literal["evaluate"]
@@ -128,7 +127,6 @@ class EvaluateSpec(Model):
     classes: list[str]
     class_sets: dict[str, list[str]]
     network: Network
-    threads: Positive
     protocol: Protocol
     pictures: int
     code: str
@@ -206,7 +204,7 @@ def digest(spec: Spec) -> str:
 
 
 def published(spec: Spec) -> dict[str, Any]:
-    """A spec as it lies beside the result: equal for equal results, so without what `digest` leaves out of a training."""
+    """A spec as it lies beside the result: equal for equal results, so without what `digest` leaves out."""
     content = spec.model_dump(mode="json")
     if isinstance(spec, TrainSpec):
         content["train"]["workers"] = 0
