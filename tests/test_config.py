@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import load, write_study
+from project import load, tiny, write_study
 
 from udaseg.config import FolderData, Params
 from udaseg.errors import UserError
 from udaseg.parameters import load_params, overlay, resolve_stage
+from udaseg.plan import make_plan
 from udaseg.validation import Model, validate
 
 UNLABELLED = "datasets: {mine: {kind: folder, root: x, labels: null, class_map: {'7': road}}}\n"
@@ -22,6 +23,8 @@ SOME_LABELS = IN_DANN % "train: {source: {labelled_target: {images: 3, finish: 0
     [
         # Misspelt keys, at every depth.
         ("trian: {}", "trian: unknown key; did you mean 'train'?"),
+        ("train: {determinism: exact}", "train.determinism: .*'strict', 'warn' or 'fast'"),
+        ("train: {instructions: avx2}", "train.instructions: .*'native' or 'portable'"),
         ("train: {iteratons: 3}", "train.iteratons: unknown key; did you mean 'iterations'?"),
         ("train: {source: {batsh: 3}}", "train.source.batsh: unknown key; did you mean 'batch'?"),
         ("datasets: {camvid: {versoin: 1}}", "datasets.camvid.versoin: unknown key; did you mean 'version'?"),
@@ -234,3 +237,12 @@ def test_a_prefix_stands_before_every_path() -> None:
 
     with pytest.raises(UserError, match=r"^spec.yaml.inner.number: is required, but not given$"):
         validate(Outer, {"inner": {}}, "spec.yaml")
+
+
+@pytest.mark.parametrize("change", [{"threads": 2}, {"determinism": "fast"}, {"instructions": "portable"}])
+def test_what_decides_the_bytes_is_in_the_address_of_all_that_computes(tmp_path: Path, change: dict[str, Any]) -> None:
+    def folders(**changes: Any) -> set[str]:
+        made = make_plan(load(tmp_path, tiny(**changes)))
+        return {job.folder for job in made.jobs.values() if job.kind in ("train", "label", "evaluate", "translate")}
+
+    assert folders() and not folders() & folders(train=change)

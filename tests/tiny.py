@@ -26,6 +26,7 @@ torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 CLASSES = ["road", "sky", "car"]
+EXACT = {"threads": 1, "determinism": "strict", "instructions": "native"}
 VIEW = {"batch": 2, "crop": [64, 64], "scale": [1.0, 1.0], "flip": 0.5, "jitter": 0.0, "blur": 0.0}
 SOURCE_VIEW = VIEW | {"portion": 1.0, "max_class_share": 1.0, "rare": None, "labelled_target": None}
 TARGET_VIEW = VIEW | {"mine": 0.0}
@@ -49,7 +50,7 @@ SPEC: dict[str, Any] = {
     },
     "train": {
         "iterations": 100, "source": SOURCE_VIEW, "target": TARGET_VIEW, "accumulate": 1, "precision": "fp32",
-        "threads": 1, "workers": 0, "log_every": 1, "monitor_every": 2, "checkpoint_every": 2,
+        **EXACT, "workers": 0, "log_every": 1, "monitor_every": 2, "checkpoint_every": 2,
     },
     "monitor": None,
     "code": "0",

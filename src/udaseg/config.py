@@ -194,13 +194,23 @@ class TargetView(View):
     mine: Share  # chance of a crop centred at a pixel of a class that is rare among the pseudo-labels (CBST 0.8)
 
 
-class Train(Model):
+class Exactness(Model):
+    """What decides the bytes of a result beside its inputs: of a training, and of all that its network does later."""
+
+    threads: Positive  # of PyTorch; another count gives other bytes
+    determinism: Literal[
+        "strict", "warn", "fast"
+    ]  # of an operator that is not deterministic: refused | named | allowed
+    # The CPU's own, so that another generation gives other bytes, or those that every x86 CPU since 2017 has.
+    instructions: Literal["native", "portable"]
+
+
+class Train(Exactness):
     iterations: Positive
     source: SourceView
     target: TargetView
     accumulate: Positive  # batches a step; the effective batch is batch * accumulate
     precision: Literal["fp32", "bf16"]
-    threads: Positive  # of PyTorch; part of the result: another count gives other bytes
     workers: Annotated[int, Field(ge=0)]  # loader processes; not part of the result
     log_every: Positive
     monitor_every: Positive

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from udaseg.config import CamvidData, Params, Protocol, Scored, Stage
+from udaseg.config import CamvidData, Exactness, Params, Protocol, Scored, Stage
 from udaseg.data.pseudo import WITH_PROTOTYPES
 from udaseg.errors import UserError
 from udaseg.fingerprint import fingerprint
@@ -205,7 +205,7 @@ def label_job(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, source
         source=source.folder if of_source else None,
         classes=run.spec.classes,
         network=resolved.network,
-        threads=resolved.train.threads,
+        **_exactness(resolved),
         labels=consumer.labels,
         code=label_code(),
     )
@@ -243,7 +243,7 @@ def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job
         source=source.folder,
         target=target.folder,
         pictures=TRANSLATIONS,
-        threads=resolved.train.threads,
+        **_exactness(resolved),
         seed=run.spec.seed,
         code=translation_code(),
     )
@@ -264,7 +264,7 @@ def evaluate_job(
         classes=params.task.classes,
         class_sets=params.task.class_sets,
         network=resolved.network,
-        threads=resolved.train.threads,
+        **_exactness(resolved),
         protocol=protocol,
         pictures=params.evaluate.pictures,
         code=evaluation_code(),
@@ -301,6 +301,11 @@ def report_job(
         code=fingerprint("reports.build", "reports.summary"),
     )
     return Job(spec, ends, f"report of {params.study}")
+
+
+def _exactness(resolved: ResolvedStage) -> dict[str, Any]:
+    """What a network is asked later is computed as its training was."""
+    return resolved.train.model_dump(include=set(Exactness.model_fields))
 
 
 def _at(spec: Any, folder: str) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from udaseg.config import Network
+from udaseg.config import Exactness, Network
 from udaseg.errors import UserError
 from udaseg.finished import ON_DEVICE, Finished, benchmark, finished_jobs, size
 from udaseg.jobs import Job, Plan
@@ -165,14 +165,14 @@ class Estimate:
             streams = ("source", "target") if spec["target"] else ("source",)
             same = {stream: _named(train[stream], "batch", "crop") for stream in streams}
             same |= _named(spec, "method") | _named(train, "accumulate") | _net(spec)[0]
-            near = {"terms": _terms(spec)} | _net(spec)[1] | _named(train, "precision", "threads")
+            near = {"terms": _terms(spec)} | _net(spec)[1] | _named(train, "precision", *Exactness.model_fields)
             return same, near | _named(spec, "knobs")
         if kind == "label":
             same = {"images": self._images(spec["set"], "train")} | _named(spec["labels"], "protocol") | _net(spec)[0]
-            return same, _named(spec["labels"], "rule") | _net(spec)[1] | _named(spec, "threads")
+            return same, _named(spec["labels"], "rule") | _net(spec)[1] | _named(spec, *Exactness.model_fields)
         if kind == "evaluate":
             same = {"images": self._images(spec["set"], spec["split"])} | _named(spec, "protocol") | _net(spec)[0]
-            return same, _net(spec)[1] | _named(spec, "threads")
+            return same, _net(spec)[1] | _named(spec, *Exactness.model_fields)
         return self._content(spec)
 
     def _content(self, spec: dict[str, Any]) -> Traits | None:
@@ -243,7 +243,7 @@ def _net(spec: dict[str, Any]) -> Traits:
 
 
 def _named(spec: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: spec[key] for key in keys}
+    return {key: spec.get(key) for key in keys}  # None: a record from before there was such a key
 
 
 def _difference(differing: list[str]) -> str:

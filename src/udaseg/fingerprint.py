@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent
 # is fetched is checked file by file. The contact sheet is for people: a nicer one makes no new data set.
 PLUMBING = {
     "cli", "config", "data.contact", "data.fetch", "devices", "drafts", "driver", "errors", "fingerprint", "jobs",
-    "parameters", "plan", "runs", "specs", "tracking", "validation", "verbs",
+    "parameters", "plan", "refusals", "runs", "specs", "tracking", "validation", "verbs",
 }  # fmt: skip
 
 

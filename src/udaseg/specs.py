@@ -14,6 +14,7 @@ from udaseg.config import (
     CamvidData,
     Claim,
     DatasetSpec,
+    Exactness,
     Labels,
     Network,
     Optim,
@@ -76,7 +77,7 @@ class TrainSpec(Model):
     code: str
 
 
-class LabelSpec(Model):
+class LabelSpec(Exactness):
     """Label the target's training images with one run's network."""
 
     kind: Literal["label"]
@@ -86,7 +87,6 @@ class LabelSpec(Model):
     source: PathText | None  # prepared set whose images the prototypes are of; None: they are of the target's
     classes: list[str]
     network: Network
-    threads: Positive
     labels: Labels
     code: str
 
@@ -102,7 +102,7 @@ class QualitySpec(Model):
     code: str
 
 
-class TranslateSpec(Model):
+class TranslateSpec(Exactness):
     """Show what a translator makes of some source images. Nothing that trains reads the result."""
 
     kind: Literal["translate"]
@@ -113,12 +113,11 @@ class TranslateSpec(Model):
     source: PathText
     target: PathText
     pictures: Positive
-    threads: Positive
     seed: int
     code: str
 
 
-class EvaluateSpec(Model):
+class EvaluateSpec(Exactness):
     """Score one run's weights on one labelled split."""
 
     kind: Literal["evaluate"]
@@ -129,7 +128,6 @@ class EvaluateSpec(Model):
     classes: list[str]
     class_sets: dict[str, list[str]]
     network: Network
-    threads: Positive
     protocol: Protocol
     pictures: int
     code: str

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from udaseg.errors import UserError
+from udaseg.instructions import limit_instructions, limit_numpy
+from udaseg.refusals import told_refusals
 from udaseg.runs import is_whole, locked, publish, remove_unfinished, write_json, write_text, write_yaml
 from udaseg.specs import (
     DownloadSpec,
@@ -68,6 +70,7 @@ def _mirror(folder: str | None) -> Path | None:
 
 def prepare(options: Namespace) -> None:
     """Prepare one data set; a finished one is left as it is."""
+    limit_numpy()
     from udaseg.data.base import open_dataset
     from udaseg.data.prepare import prepare as prepare_set
 
@@ -83,6 +86,7 @@ def prepare(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train one run, or go on with it; a finished one is left as it is."""
     spec = read_spec(TrainSpec, options.spec)
+    limit_instructions(spec.train)
     from udaseg.drafts import training_code
     from udaseg.methods import METHODS
 
@@ -92,16 +96,16 @@ def train(options: Namespace) -> None:
 
         training = Training(spec, METHODS[spec.method], state, device)
         training.run()
-        write_json(state / "build" / "env.json", describe(device, spec.train.threads, spec.code))
+        write_json(state / "build" / "env.json", describe(device, spec.train, spec.code))
 
     _job(spec, training_code(spec.method), work)
 
 
 def evaluate(options: Namespace) -> None:
     """Score one run; a finished evaluation is left as it is."""
-    from udaseg.drafts import evaluation_code
-
     spec = read_spec(EvaluateSpec, options.spec)
+    limit_instructions(spec)
+    from udaseg.drafts import evaluation_code
 
     def work(state: Path, device: Any) -> None:
         from udaseg.engine.evaluate import evaluate as score
@@ -114,9 +118,9 @@ def evaluate(options: Namespace) -> None:
 
 def label(options: Namespace) -> None:
     """Label a target's training images by one run; finished labels are left as they are."""
-    from udaseg.drafts import label_code
-
     spec = read_spec(LabelSpec, options.spec)
+    limit_instructions(spec)
+    from udaseg.drafts import label_code
 
     def work(state: Path, device: Any) -> None:
         from udaseg.offline.label import label as make_labels
@@ -144,9 +148,9 @@ def quality(options: Namespace) -> None:
 
 def translate(options: Namespace) -> None:
     """Write what a translator makes of some source images; what is finished is left as it is."""
-    from udaseg.drafts import translation_code
-
     spec = read_spec(TranslateSpec, options.spec)
+    limit_instructions(spec)
+    from udaseg.drafts import translation_code
 
     def work(state: Path, device: Any) -> None:
         from udaseg.offline.translate import translate as show
@@ -182,7 +186,8 @@ def _job(
         if code != spec.code:
             raise UserError(f"{folder}: the source code changed since the plan was made; start the same command again")
         remove_unfinished(state)
-        work(state, _device() if on_device else None)
+        with told_refusals(f"{folder}: {spec.method}" if isinstance(spec, TrainSpec) else str(folder)):
+            work(state, _device() if on_device else None)
         build = state / "build"
         write_yaml(build / "spec.yaml", published(spec))
         publish(build, folder, spec.folder, spec.kind)
@@ -311,9 +316,11 @@ def track(options: Namespace) -> None:
 
 def predict(options: Namespace) -> None:
     """Write label maps, overlays and, on request, scores of a user's own images at their native size."""
+    limit_instructions(read_spec(TrainSpec, options.run / "spec.yaml").train)
     from udaseg.engine.apply import predict_files
 
-    predict_files(options.run, options.images, options.output, options.weights, options.scores, options.ids)
+    with told_refusals(str(options.run)):
+        predict_files(options.run, options.images, options.output, options.weights, options.scores, options.ids)
 
 
 def gc(options: Namespace) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import CPU, objects_spec, prepare_objects
+from tiny import CPU, EXACT, objects_spec, prepare_objects
 from torch import nn
 
 from udaseg.config import Protocol
@@ -43,7 +43,7 @@ def evaluate_spec(run, target, **changes):
     content = {
         "kind": "evaluate", "folder": f"{run}/evaluate-0", "run": str(run), "set": str(target), "split": "test",
         "classes": list(NAMES), "class_sets": SETS, "network": objects_spec(target, target).network.model_dump(),
-        "threads": 1, "protocol": PLAIN.model_dump(mode="json"), "pictures": 2, "code": "0",
+        **EXACT, "protocol": PLAIN.model_dump(mode="json"), "pictures": 2, "code": "0",
     }  # fmt: skip
     return validate(EvaluateSpec, content | changes)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from udaseg.engine.checkpoint import optimizer_tensors, restore_optimizer
 from udaseg.engine.optimisers import Optimisers, RepeatedSGD, rate_factor, scale_rates
 from udaseg.errors import UserError
 from udaseg.nets.build import build_network
@@ -115,6 +116,39 @@ class TestOptimisers:
         optimiser = Optimisers(settings()).adam(nn.Conv2d(3, 1, 4), lr=1e-4)
         (group,) = optimiser.param_groups
         assert (group["lr"], group["betas"]) == (1e-4, (0.9, 0.99))
+
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    @pytest.mark.parametrize("inputs", [torch.contiguous_format, torch.channels_last])
+    def test_fused_adam_is_adam_and_goes_on_from_a_checkpoint_in_any_layout(self, layout, inputs):
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(2, 3, 8, 8, generator=generator).contiguous(memory_format=inputs)
+        weight = torch.randn(6, 3, 4, 4, generator=generator)
+
+        def conv():
+            made = nn.Conv2d(3, 6, 4, bias=False).to(memory_format=layout)
+            made.weight.data.copy_(weight)
+            return made, Optimisers(settings()).adam(made, lr=0.1)
+
+        def step(made, optimiser):
+            optimiser.zero_grad()
+            made(image).square().mean().backward()
+            optimiser.step()
+
+        (whole, of_whole), (plain, _), (first, of_first) = conv(), conv(), conv()
+        of_plain = torch.optim.Adam(plain.parameters(), lr=0.1, betas=(0.9, 0.99))
+        for _ in range(4):
+            step(whole, of_whole)
+            step(plain, of_plain)
+        torch.testing.assert_close(whole.weight, plain.weight, rtol=1e-4, atol=1e-5)
+        for _ in range(2):
+            step(first, of_first)
+        second, of_second = conv()
+        second.load_state_dict(first.state_dict())
+        saved = {name: tensor.contiguous() for name, tensor in optimizer_tensors("it", of_first).items()}
+        restore_optimizer("it", of_second, saved)
+        for _ in range(2):
+            step(second, of_second)
+        assert torch.equal(second.weight, whole.weight)
 
 
 class TestRates:

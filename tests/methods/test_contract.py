@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
+from cuda_operators import as_on_cuda
 from tiny import batch, equal, needed, stepper, steps, tensors, train_spec
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,6 +75,7 @@ def small(method: str, knobs: dict[str, Any]) -> dict[str, Any]:
 
 OWN = [(method, knobs) for method in METHODS for knobs in own_points(method)]
 POINTS = [pytest.param(method, small(method, knobs), id=title(method, knobs)) for method, knobs in OWN]
+SINGLE = {title(method, knobs) for method, knobs in OWN if len(knobs) < 2}
 # The same with all terms, and, where at most one knob is changed, with each of those off that can be.
 WEIGHTED = [
     pytest.param(method, small(method, knobs), off, id=f"{title(method, knobs)}-{'without ' + off if off else 'all'}")
@@ -169,6 +171,16 @@ def test_terms_are_declared_and_finite_and_gradients_are_where_they_should_be(
             assert parameter.grad is None, f"{name} is declared idle"
         elif parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.any(), f"{name} gets no gradient"
+
+
+@pytest.mark.parametrize(("method", "knobs"), [point for point in POINTS if point.id in SINGLE])
+def test_no_operator_is_used_that_is_not_deterministic_on_cuda(method: str, knobs: dict[str, Any]) -> None:
+    spec = spec_of(method, knobs)
+    run, batches = stepper(spec), [batch(0, needed(spec))]
+    run(LATE - 1, batches)  # fills what is kept from step to step
+    with as_on_cuda() as found:
+        run(LATE, batches)
+    assert "convolution_backward" in found.seen and not found.objections
 
 
 @pytest.mark.parametrize(("method", "knobs", "off"), [point for point in WEIGHTED if point.values[2]])

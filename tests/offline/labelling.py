@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import CPU, objects_spec
+from tiny import CPU, EXACT, objects_spec
 
 from udaseg.config import Network
 from udaseg.data.objects import NAMES
@@ -62,7 +62,7 @@ def label_spec(run: Path, target: Path, folder: str = "", source: Path | None = 
     content = {
         "kind": "label", "folder": folder or f"{run}/label-0", "run": str(run), "set": str(target),
         "source": None if source is None else str(source), "classes": list(NAMES),
-        "network": network().model_dump(), "threads": 1, "labels": RULE | changes, "code": "0",
+        "network": network().model_dump(), **EXACT, "labels": RULE | changes, "code": "0",
     }  # fmt: skip
     return validate(LabelSpec, content)
 

@@ -54,7 +54,7 @@ def predict_files(
     table = _id_table(ids, spec.classes)
     _require_distinct(images, output)
     device = torch.device(take_device().kind)
-    make_exact(spec.train.threads, device)
+    make_exact(spec.train)
     height, width = read_json(run / "result.json")["input"]
     net = load_predictor(spec.network, len(spec.classes), run / FILES[weights], device)
     problems = []

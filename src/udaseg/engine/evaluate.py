@@ -23,7 +23,7 @@ def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:
 
     A class set's score of aggregated predictions is named `<set>_aggregated`: it is not comparable with a plain one.
     """
-    make_exact(spec.threads, device)
+    make_exact(spec)
     run, prepared = Path(spec.run), PreparedSet(Path(spec.set))
     require_finished(run, [prepared])
     result = read_json(run / "result.json")

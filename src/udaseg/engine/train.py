@@ -40,7 +40,7 @@ class Training:
     """
 
     def __init__(self, spec: TrainSpec, method: type[Method], state: Path, device: torch.device) -> None:
-        make_exact(spec.train.threads, device)
+        make_exact(spec.train)
         method.SPEC.check(spec.weights, "weights")
         self.spec, self.state, self.device = spec, state, device
         self.history = state / "build" / "history.jsonl"

@@ -38,7 +38,7 @@ def label(spec: LabelSpec, build: Path, device: torch.device) -> None:
     Raises:
         UserError: the run is not finished, saw other data than lie there now, or has other classes than the set.
     """
-    make_exact(spec.threads, device)
+    make_exact(spec)
     run, prepared = Path(spec.run), _opened(Path(spec.set), spec)
     net = load_predictor(spec.network, len(spec.classes), run / "model.safetensors", device)
     rule = spec.labels.rule

@@ -28,7 +28,7 @@ def translate(spec: TranslateSpec, build: Path, device: torch.device) -> None:
     Raises:
         UserError: the translator's run is not finished, saw other data than lie there now, or trained no translator.
     """
-    make_exact(spec.threads, device)
+    make_exact(spec)
     sets = {"source": PreparedSet(Path(spec.source)), "target": PreparedSet(Path(spec.target))}
     initial = {}
     if spec.run is not None:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from udaseg.ops.roots import rounded_sqrt
+
 COUNT_CAP = 3000  # as released: counts stop here, and a cumulative mean goes on as a moving one with 1/3001
 
 
@@ -140,7 +142,7 @@ def prototype_distances(features: Tensor, prototypes: Tensor) -> Tensor:
         squared = centred.square().sum(dim=1, keepdim=True) + prototypes.square().sum(dim=1)[:, None] - 2 * product
         positive = squared > 0
         # The root's gradient at 0 is infinite: those places pass a constant through it.
-        distances = squared.masked_fill(~positive, 1.0).sqrt() * positive
+        distances = rounded_sqrt(squared.masked_fill(~positive, 1.0)) * positive
     return distances.unflatten(2, features.shape[2:])
 
 

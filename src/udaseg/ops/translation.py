@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from udaseg.ops.roots import rounded_sqrt
+
 # sRGB's primaries in XYZ under D65 (IEC 61966-2-1), white first divided out: rows are X / X_n, Y / Y_n, Z / Z_n.
 WHITE = (0.95047, 1.0, 1.08883)
 TO_XYZ = (
@@ -71,8 +73,8 @@ def lab_transfer(source: Tensor, target: Tensor) -> Tensor:
     _require_pairs(source, target)
     content, look = rgb_to_lab(source), rgb_to_lab(target)
     centred = content - _mean(content)
-    spread = (centred**2).mean((2, 3), keepdim=True).sqrt()
-    wanted = ((look - _mean(look)) ** 2).mean((2, 3), keepdim=True).sqrt()
+    spread = rounded_sqrt((centred**2).mean((2, 3), keepdim=True))
+    wanted = rounded_sqrt(((look - _mean(look)) ** 2).mean((2, 3), keepdim=True))
     factor = torch.where(spread > SMALLEST, wanted / spread.clamp(min=SMALLEST), 1.0)
     return lab_to_rgb(centred * factor + _mean(look))
 
