@@ -62,6 +62,12 @@ def test_forms_of_the_consensus_agree(load, title):
     agree(getattr(load("consensus"), title), height=16, width=24, channels=32, classes=5, images=2)
 
 
+def test_the_table_of_checked_reading_compares_with_plain_reading(load):
+    head, _, plain, held = [line for line in load("checked_reading").table((32, 48), 2).splitlines() if "|" in line]
+    assert head == "| reading | ms | ratio |" and plain.endswith("| 1.00 |")
+    assert float(held.split("|")[2]) > 0 and held.startswith("| held against its digest |")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options", "forms"),

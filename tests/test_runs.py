@@ -1,5 +1,6 @@
 """Run folders appear whole or not at all, and have one writer at a time."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -57,16 +58,47 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "Free space"), (errno.EDQUOT, "Free space"), (errno.EFBIG, "Raise the limit"),
+        (errno.EROFS, "Have that file system mounted"), (errno.EACCES, "Give this user the right"),
+        (errno.EIO, "Look at that disk"), (errno.ENOTDIR, "Put that right"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("call", ["tempfile.mkstemp", "os.fsync", "os.replace"])
+def test_a_write_that_fails_leaves_what_was_there(
+    call: str, code: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_text(tmp_path / "a", "before")
 
-    def fail(*_: object) -> None:
-        raise OSError("no space left on device")
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(call, fail)
+    with pytest.raises(UserError) as told:
         write_bytes(tmp_path / "a", b"after")
+    expected = f"{tmp_path}/a: cannot be written ({os.strerror(code)}); what was there before is kept. {advice}"
+    assert str(told.value).startswith(expected) and str(told.value).endswith("and start the same command again")
     assert (tmp_path / "a").read_text() == "before" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("what", ["line", "lock", "link"])
+def test_other_writes_that_the_system_refuses_are_named_too(what: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "a").touch()
+    (tmp_path / "run" / "a").mkdir(parents=True)
+    place = tmp_path / "file" / "inside"
+    with pytest.raises(UserError, match=r"(inside|run/a): cannot be written \(\w+ (exists|a directory)\)"):
+        if what == "line":
+            append_line(place, {})
+        elif what == "lock":
+            with locked(place):
+                pass
+        else:
+            publish(tmp_path / "build", tmp_path / "run", "id", "train")
+    assert (tmp_path / "build" / "a").exists()
 
 
 @pytest.mark.parametrize(("name", "reader"), [("x.json", read_json), ("x.yaml", read_yaml)])

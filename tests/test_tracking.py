@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from faults import Fault, counted, forked
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from reports.fabricate import fabricate
 
 from udaseg import tracking
@@ -93,6 +96,8 @@ def test_sends_once_finishes_what_is_half_sent_and_can_be_replayed(
     first, ids = stored(store), run_ids(store)
     assert set(first) == {"pretraining seed=0", "source_only seed=0", "dann seed=0"}
 
+    assert all(start <= end for start, end, _ in (run["time"] for run in first.values()))
+
     # What was sent is what the folders hold.
     entry = next(e for e in yaml.safe_load(study.read_text())["runs"] if e["recipe"] == "dann")
     dann = first["dann seed=0"]
@@ -144,11 +149,81 @@ def test_a_call_that_dies_halfway_is_finished_by_the_next(study: Path, monkeypat
         patch.setattr(MlflowClient, "log_artifacts", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
         track(study, NOTE)
         assert json.loads(NOTE.read_text()) == {"status": "pending", "reason": "OSError: disk full"}
+    monkeypatch.setattr(tracking, "PATIENCE", 0.3)
+    half = Path("mlflow.db").read_bytes()
+    for spoil, mend, reason in (
+        (write_protect, write_allow, "readonly database"),
+        (lock, sqlite3.Connection.close, "locked"),
+    ):
+        held = spoil(Path("mlflow.db"))
+        track(study, NOTE)
+        note = json.loads(NOTE.read_text())
+        assert note["status"] == "pending" and reason in note["reason"]
+        mend(held)
+        assert Path("mlflow.db").read_bytes() == half
     track(study, NOTE)
     assert json.loads(NOTE.read_text()) == {"status": "sent", "runs": 3}
     content = stored(f"sqlite:///{Path('mlflow.db').absolute()}")
     assert {run["tags"]["udaseg.run"] for run in content.values()} == {r.tags["udaseg.run"] for r in records}
     assert all(run["tags"]["udaseg.complete"] == "yes" for run in content.values())
+
+
+@pytest.mark.slow
+def test_a_call_that_is_killed_anywhere_is_finished_by_the_next(study: Path) -> None:
+    import mlflow  # noqa: F401  before the forks, none of which this process follows into the store
+
+    folder, store = Path.cwd(), Path("mlflow.db")
+    uri = f"sqlite:///{store.absolute()}"
+
+    def sent() -> dict[str, Any]:
+        """What the store holds after a call that nothing disturbs."""
+        track(study, NOTE)
+        return stored(uri)
+
+    def kept(name: str) -> Any:
+        end = forked(lambda: Path(name).write_text(json.dumps(sent())) * 0, folder)
+        assert end.status == 0 and json.loads(NOTE.read_text()) == {"status": "sent", "runs": 3}, end.output
+        return json.loads(Path(name).read_text())
+
+    end = forked(lambda: tracking.send_all(uri, "demo", [], []), folder)  # makes the store, which takes seconds
+    assert end.status == 0, end.output
+    shutil.copy(store, "empty.db")
+    points = counted(lambda: track(study, NOTE), folder)
+    expected = kept("expected.json")
+
+    # Every process opens the store anew, which takes seconds: the choice is another one each time.
+    @settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.lists(st.integers(1, points["line"]), min_size=2, max_size=2))
+    def survived(lines: list[int]) -> None:
+        NOTE.unlink()
+        shutil.rmtree("mlruns")
+        shutil.copy("empty.db", store)
+        for number, line in enumerate(lines):
+            end = forked(lambda: track(study, NOTE), folder, Fault("line", line))
+            assert end.status == -9 or number > 0, end.output
+        assert kept("survived.json") == expected
+
+    survived()
+
+
+def write_protect(database: Path) -> Path:
+    """Make SQLite treat a database as read-only, whoever asks: its header tells of a newer way of writing."""
+    content = bytearray(database.read_bytes())
+    content[18] += 2
+    database.write_bytes(content)
+    return database
+
+
+def write_allow(database: Path) -> None:
+    content = bytearray(database.read_bytes())
+    content[18] -= 2
+    database.write_bytes(content)
+
+
+def lock(database: Path) -> sqlite3.Connection:
+    holder = sqlite3.connect(database)
+    holder.execute("BEGIN EXCLUSIVE")
+    return holder
 
 
 def free_port() -> int:
@@ -157,7 +232,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.mark.parametrize("store", ["refused", "locked", "unreadable", "no folder", "database refused"])
+@pytest.mark.parametrize(
+    "store", ["refused", "locked", "read-only", "unreadable", "a folder", "no folder", "database refused"]
+)
 def test_a_store_that_is_down_leaves_a_note(
     study: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,8 +246,12 @@ def test_a_store_that_is_down_leaves_a_note(
     elif store == "database refused":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://bob:s3cr%40t@127.0.0.1:{free_port()}/runs")
     elif store == "locked":
-        holder = sqlite3.connect("mlflow.db")
-        holder.execute("BEGIN EXCLUSIVE")
+        holder = lock(Path("mlflow.db"))
+    elif store == "read-only":
+        sqlite3.connect("mlflow.db").execute("CREATE TABLE any (thing)").connection.close()
+        write_protect(Path("mlflow.db"))
+    elif store == "a folder":
+        Path("mlflow.db").mkdir()
     elif store == "unreadable":
         Path("mlflow.db").write_text("this is no database, it only has the name of one\n" * 100)
     else:

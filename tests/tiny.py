@@ -4,12 +4,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from udaseg.config import ObjectsData
 from udaseg.data.base import open_dataset
+from udaseg.data.images import write_png
 from udaseg.data.objects import NAMES
 from udaseg.data.prepare import prepare
+from udaseg.data.prepared import DIGESTS, digest, fingerprint_of
 from udaseg.data.streams import Batch, Labelled, Target
 from udaseg.data.strong import strong_view
 from udaseg.data.views import Geometry
@@ -19,6 +22,7 @@ from udaseg.methods.base import Context
 from udaseg.nets.build import build_network
 from udaseg.nets.memory import ClassMemory
 from udaseg.nets.translator import Generator
+from udaseg.runs import read_json, write_json
 from udaseg.specs import TrainSpec
 from udaseg.validation import validate
 
@@ -174,6 +178,20 @@ def prepare_objects(root: Path, counts: dict[str, int], world: int = 1, name: st
     folder = root / f"{name}-{world}"
     prepare(name, open_dataset(dataset, None, root), content, list(NAMES), (32, 48), folder)
     return folder
+
+
+def relabel(folder: Path, name: str, label: np.ndarray | None) -> None:
+    """Give a training image this label (H, W) uint8, or none, as if the set had been prepared with it."""
+    path = f"train/labels/{name}.png"
+    digests, content = read_json(folder / DIGESTS), read_json(folder / "set.json")
+    if label is None:
+        del digests[path]
+        next(entry for entry in content["splits"]["train"] if entry["name"] == name)["labelled"] = False
+    else:
+        write_png(folder / path, label)
+        digests[path] = digest(label)
+    write_json(folder / DIGESTS, digests)
+    write_json(folder / "set.json", content | {"fingerprint": fingerprint_of(content["classes"], digests)})
 
 
 def objects_spec(source: Path, target: Path | None, method: str = "source_only", **changes: Any) -> TrainSpec:

@@ -1,11 +1,12 @@
 """The `udaseg` command. Each verb is what a Snakemake rule calls, and can be called by hand."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from udaseg import __version__
-from udaseg.errors import UserError
+from udaseg.errors import Interrupted, UserError
 
 EXAMPLES = """examples:
   udaseg plan                         the jobs of the default study: what is done, and what the others will take
@@ -51,7 +52,11 @@ measured. The stages of dvc.yaml end with it.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb; the exit status. What a user can put right is printed without a traceback."""
+    """Run a verb; the exit status. What a user can put right is printed without a traceback.
+
+    0: done; 1: something is to be put right; 2: a wrong command line; 75 (EX_TEMPFAIL): stopped by SIGTERM or SIGUSR1
+    in an orderly way, so that the same command goes on; 130: Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     try:
         from udaseg import verbs
@@ -60,6 +65,16 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"udaseg {options.verb}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        from udaseg.runs import REFUSALS, refused
+
+        if error.errno not in REFUSALS:
+            raise
+        print(f"udaseg {options.verb}: {refused(error)}", file=sys.stderr)
+        return 1
+    except Interrupted as stopped:
+        print(f"udaseg {options.verb}: {stopped}", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print(f"udaseg {options.verb}: interrupted", file=sys.stderr)
         return 130

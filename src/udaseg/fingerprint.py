@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent
 # Where jobs lie and how they are started says nothing about what they compute; parameters are hashed by value, and what
 # is fetched is checked file by file. The contact sheet is for people: a nicer one makes no new data set.
 PLUMBING = {
-    "cli", "config", "data.contact", "data.fetch", "devices", "drafts", "driver", "errors", "fingerprint", "jobs",
-    "parameters", "plan", "refusals", "runs", "specs", "tracking", "validation", "verbs",
+    "cli", "config", "data.contact", "data.fetch", "devices", "drafts", "driver", "errors", "fingerprint",
+    "interrupts", "jobs", "parameters", "plan", "refusals", "runs", "specs", "tracking", "validation", "verbs",
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ lies in a folder without that marker is the trace of a job that did not finish.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,6 +23,16 @@ from udaseg.errors import UserError
 MARKER = "run.json"
 # What a clock or the machine says of a job lies beside its result, without a checksum: an exact rerun has another one.
 MEASURED = ("cost.json", "env.json")
+# What a disk or a right that is wanting answers, and what helps. Anything else would be a fault of ours.
+REFUSALS = {
+    errno.ENOSPC: "Free space on that disk",
+    errno.EDQUOT: "Free space, or have the quota raised",
+    errno.EFBIG: "Raise the limit on a file's size (ulimit -f)",
+    errno.EROFS: "Have that file system mounted for writing",
+    errno.EACCES: "Give this user the right to write there",
+    errno.EPERM: "Give this user the right to write there",
+    errno.EIO: "Look at that disk, which may be failing",
+}
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -41,20 +52,44 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return dict(super().construct_mapping(node, deep))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` under a temporary name beside `path`, flush it to disk, and rename: whole or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+def refused(error: OSError, path: Path | None = None) -> UserError:
+    """What to tell of a system that refuses to write to `path`, or else to the file that the error names."""
+    where = path or error.filename or "a file"
+    help_ = REFUSALS.get(error.errno or 0, "Put that right")
+    return UserError(
+        f"{where}: cannot be written ({error.strerror or error}); what was there before is kept. {help_}, and start "
+        "the same command again"
+    )
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """UserError (see `refused`) where the system refuses what the body writes to `path`."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise refused(error, path) from None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` under a temporary name beside `path`, flush it to disk, and rename: whole or not there at all.
+
+    Raises:
+        UserError: the disk is full, or the system refuses for another reason; nothing has changed then.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -139,13 +174,14 @@ def link(file: Path, target: Path) -> None:
     """Put `file` at `target` as well: a second name where the file system has such, a copy otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(file, temporary)
-    except OSError:
-        shutil.copyfile(file, temporary)
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # where both were names of one file already, replacing leaves both
+    with writing(target):
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(file, temporary)
+        except OSError:
+            shutil.copyfile(file, temporary)
+        os.replace(temporary, target)
+        temporary.unlink(missing_ok=True)  # where both were names of one file already, replacing leaves both
 
 
 def keep_only(folder: Path, kept: Collection[Path]) -> None:
@@ -164,22 +200,24 @@ def locked(path: Path, message: str | None = None) -> Iterator[None]:
 
     With a `message`, a lock that is held raises UserError(message) at once; without one, wait for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab+", buffering=0)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{message} (process {file.read().strip() or 'unknown'})") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            raise UserError(f"{message} (process {file.read().decode().strip() or 'unknown'})") from None
+        with writing(path):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         yield
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
     """Append one JSON object as a line."""
-    with path.open("a") as file:
+    with writing(path), path.open("a") as file:
         file.write(json.dumps(content, allow_nan=False) + "\n")
 
 

@@ -131,7 +131,7 @@ def _exact_files(folder: Path) -> list[str]:
     """
     if folder.parts[-3:-1] == ("data", "sets"):
         marker = "set.json"
-        PreparedSet(folder)
+        PreparedSet(folder).verify()
         names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     else:
         marker = MARKER

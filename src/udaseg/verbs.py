@@ -110,7 +110,7 @@ def evaluate(options: Namespace) -> None:
     def work(state: Path, device: Any) -> None:
         from udaseg.engine.evaluate import evaluate as score
 
-        (state / "build" / "pictures").mkdir(parents=True, exist_ok=True)
+        _empty(state / "build")
         score(spec, state / "build", device)
 
     _job(spec, evaluation_code(), work)
@@ -221,8 +221,10 @@ def report(options: Namespace) -> None:
     for marker in (STATE / "reports").glob(f"{spec.study}-*.json"):
         marker.unlink()  # of what is overwritten now: going back to an earlier plan must write its report again
     of = origin(spec)
-    build_report(options.spec)
-    write_json(STATE / "reports" / f"{spec.study}-{digest(spec)}.json", {"of": of})
+    with locked(STATE / "reports" / f"{spec.study}.lock"):
+        remove_unfinished(Path(spec.output))
+        build_report(options.spec)
+        write_json(STATE / "reports" / f"{spec.study}-{digest(spec)}.json", {"of": of})
     print(f"{spec.output}/index.html")
 
 

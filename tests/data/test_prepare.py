@@ -1,6 +1,7 @@
 """Preparing: what is written is exact and the same everywhere; what is wrong is reported at once, leaving nothing."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,84 @@ def test_nothing_is_left_when_interrupted(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare("made", Interrupted(), SPLITS, CLASSES, (4, 6), tmp_path / "made-1")
     assert list(tmp_path.iterdir()) == []
+
+
+def flipped(path: Path) -> None:
+    """Another picture of the same kind: one bit of one pixel differs."""
+    with Image.open(path) as picture:
+        pixels = np.array(picture)
+    pixels.flat[-1] ^= 1
+    Image.fromarray(pixels).save(path)
+
+
+FILES = ["train/images/a.png", "train/labels/a.png", "val/images/c.png", "val/labels/c.png", "val/native/c.png"]
+
+
+def read_all(prepared: PreparedSet) -> None:
+    for split in prepared.splits:
+        for name in prepared.names(split):
+            prepared.image(split, name)
+            prepared.label(split, name)
+        if split == "val":
+            prepared.native_label(split, "c")
+
+
+@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("damage", [flipped, Path.unlink])
+def test_a_file_that_changed_is_named_when_it_is_read(
+    path: str, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    prepared = made(tmp_path)
+    read_all(prepared)
+    prepared.verify()
+    damage(prepared.folder / path)
+    what = "there is no such file" if damage is Path.unlink else "changed after the set was prepared"
+    again = re.escape(f"or remove the folder {prepared.folder} and start the same command again")
+    for reading in (read_all, PreparedSet.verify):
+        with pytest.raises(UserError, match=rf"{path}: {what}[\s\S]*Bring back the files, {again}"):
+            reading(PreparedSet(prepared.folder))
+
+
+def test_equal_pixels_in_another_file_are_the_same(tmp_path: Path) -> None:
+    prepared = made(tmp_path)
+    path = prepared.folder / "train/images/a.png"
+    before = path.read_bytes()
+    Image.fromarray(prepared.image("train", "a")).save(path, compress_level=9, optimize=True)
+    assert path.read_bytes() != before
+    PreparedSet(prepared.folder).verify()
+
+
+def test_verifying_names_every_file(tmp_path: Path) -> None:
+    prepared = made(tmp_path)
+    for path in FILES[:2]:
+        flipped(prepared.folder / path)
+    (prepared.folder / FILES[2]).unlink()
+    with (prepared.folder / "statistics.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(UserError, match="set made: 4 files are not as prepared") as told:
+        prepared.verify()
+    assert all(f"{prepared.folder}/{path}: " in str(told.value) for path in [*FILES[:3], "statistics.json"])
+    with pytest.raises(UserError, match=r"statistics\.json: changed after the set was prepared"):
+        PreparedSet(prepared.folder).statistics()
+    (prepared.folder / "statistics.json").unlink()
+    with pytest.raises(UserError, match=r"statistics\.json: No such file"):
+        PreparedSet(prepared.folder).statistics()
+
+
+@pytest.mark.parametrize("change", ["digest", "file", "split", "classes"])
+def test_digests_and_description_belong_together(change: str, tmp_path: Path) -> None:
+    prepared = made(tmp_path)
+    described, digests = (json.loads((prepared.folder / name).read_text()) for name in ("set.json", "digests.json"))
+    if change == "digest":
+        digests[FILES[0]] = "0" * 64
+    elif change == "file":
+        del digests[FILES[0]]
+    elif change == "split":
+        described["splits"]["train"].pop()
+    else:
+        described["classes"].reverse()
+    (prepared.folder / "set.json").write_text(json.dumps(described))
+    (prepared.folder / "digests.json").write_text(json.dumps(digests))
+    for reading in (read_all, PreparedSet.verify):
+        with pytest.raises(UserError, match=r"digests\.json and set\.json there do not belong together"):
+            reading(PreparedSet(prepared.folder))

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from udaseg.config import LabelledTarget, SourceView, TargetView
 from udaseg.data.base import Item
 from udaseg.data.classes import IGNORE
+from udaseg.data.loader import batches
 from udaseg.data.prepare import prepare
 from udaseg.data.prepared import PreparedSet
 from udaseg.data.samplers import labelled_subset, turn
-from udaseg.data.streams import Batch, Streams, Target, batches, soft_view
+from udaseg.data.streams import Batch, Streams, Target, soft_view
 from udaseg.data.views import Geometry, crop_then_resize
 from udaseg.errors import UserError
 
@@ -94,7 +95,8 @@ def test_shapes_and_ranges(numbered: PreparedSet) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_same_bytes_whatever_the_workers(numbered: PreparedSet, workers: int) -> None:
     made = streams(numbered, scale=(0.8, 1.4), jitter=0.3, blur=0.5)
-    loaded = list(batches(made, 3, 9, workers))
+    with batches(made, 3, 9, workers) as items:
+        loaded = list(items)
     assert len(loaded) == 6 and all(same(batch, made[index]) for index, batch in enumerate(loaded, 3))
 
 
@@ -102,7 +104,8 @@ def test_loading_leaves_the_global_generator_alone(numbered: PreparedSet) -> Non
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    list(batches(streams(numbered, jitter=0.3), 0, 3, 0))
+    with batches(streams(numbered, jitter=0.3), 0, 3, 0) as items:
+        list(items)
     assert torch.equal(torch.rand(3), expected)
 
 

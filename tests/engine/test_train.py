@@ -166,7 +166,7 @@ def test_what_is_not_finite_stops_and_the_last_checkpoint_stays_loadable(spoilt,
     spec = objects_spec(source, target, monitor=None, train={"iterations": 8})
     with pytest.raises(UserError, match=message):
         train(spec, tmp_path, type("Spoilt", (Spoilt,), spoilt))
-    assert read_json(tmp_path / "resume.json")[0]["iteration"] == 4
+    assert max(int(path.name.split("-")[1]) for path in tmp_path.glob("resume-*")) == 4
     assert not (tmp_path / "build" / "model.safetensors").exists()
     # With the cause removed the run goes on from there.
     training = Training(spec, Spoilt, tmp_path, CPU)

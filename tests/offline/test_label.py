@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from labelling import AVERAGED, PROTOCOL, QUARTER, RULE, SIZE, finished_run, label_spec, labelled, net_of
-from tiny import CPU
+from tiny import CPU, relabel
 
 from udaseg import verbs
 from udaseg.config import Protocol
-from udaseg.data.images import read_ids, write_png
+from udaseg.data.images import read_ids
 from udaseg.data.objects import NAMES
 from udaseg.data.prepared import PreparedSet
 from udaseg.data.pseudo import HARD, WITH_PROTOTYPES, PseudoLabels
@@ -310,7 +310,7 @@ class TestPrototypesOfTheSource:
             known, truth = aligned(logits, prepared.size).argmax(0).astype(np.uint8), prepared.label("train", name)
             known[1::3, 20:], known[2::3, 20:] = truth[1::3, 20:], truth[2::3, 20:]
             known[:9, :9] = 255
-            write_png(copy / "train" / "labels" / f"{name}.png", known)
+            relabel(copy, name, known)
         return copy
 
     @pytest.mark.parametrize("rule", WITH_PROTOTYPES)
@@ -333,14 +333,15 @@ class TestPrototypesOfTheSource:
     def test_an_image_where_nothing_is_right_adds_nothing(self, knowing, run, target, tmp_path):
         prepared = PreparedSet(knowing)
         wrong, kept = prepared.names("train")
-        write_png(knowing / "train" / "labels" / f"{wrong}.png", np.full(prepared.size, 255, dtype=np.uint8))
+        relabel(knowing, wrong, np.full(prepared.size, 255, dtype=np.uint8))
+        prepared = PreparedSet(knowing)
         net = net_of(run)
         means = image_means(net, prepared, of_source=True)
         assert max(map(len, means)) == 1
         require_prototypes(self.labels(tmp_path / "one", run, target, knowing), net, means)
         # A class that is there and never predicted is as wrong as no class.
         never = min(range(C), key=lambda index: prediction_counts(probabilities(run, target))[NAMES[index]])
-        write_png(knowing / "train" / "labels" / f"{kept}.png", np.full(prepared.size, never, dtype=np.uint8))
+        relabel(knowing, kept, np.full(prepared.size, never, dtype=np.uint8))
         artifacts = PseudoLabels(self.labels(tmp_path / "none", run, target, knowing)).artifacts()
         assert not artifacts["prototypes"].any() and not artifacts["counts"].any()
 
@@ -361,9 +362,7 @@ class TestPrototypesOfTheSource:
             self.labels(tmp_path, run, target, knowing)
 
     def test_a_set_without_labels_is_refused(self, knowing, run, target, tmp_path):
-        content = read_json(knowing / "set.json")
-        content["splits"]["train"][0]["labelled"] = False
-        write_json(knowing / "set.json", content)
+        relabel(knowing, PreparedSet(knowing).names("train")[0], None)
         with pytest.raises(UserError, match=r"split train of set objects has no labels"):
             self.labels(tmp_path, run, target, knowing)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from labelling import QUARTER, SIZE, labelled, quality_spec
+from tiny import relabel
 
 from udaseg import verbs
-from udaseg.data.images import read_ids, write_png
+from udaseg.data.images import read_ids
 from udaseg.data.objects import NAMES
 from udaseg.data.prepared import PreparedSet
 from udaseg.data.pseudo import HARD, PseudoLabels
@@ -79,8 +80,8 @@ def test_ignored_pixels_judge_nothing(run, target, tmp_path):
     for path in (copy / "train" / "labels").iterdir():
         label = read_ids(path)
         label[:10] = 255
-        write_png(path, label)
-    folder = labelled(tmp_path, run, target, threshold=0.0)
+        relabel(copy, path.stem, label)
+    folder = labelled(tmp_path, run, copy, threshold=0.0)
     content = judged(tmp_path, folder, copy)
     assert Counter(content["selected"]).total() == content["total"] == 3 * SIZE[0] * SIZE[1]
     rest = 3 * (SIZE[0] - 10) * SIZE[1]

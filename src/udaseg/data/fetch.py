@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from udaseg.errors import UserError
+from udaseg.runs import refused
 
 TIMEOUT = 60.0  # seconds without a byte
 CHUNK = 2**18  # bytes held in memory at a time
@@ -149,6 +150,8 @@ def unpack(
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise  # the disk's, not the archive's: only a place before its beginning is an invalid argument
             raise UserError(f"{archive}: is damaged or truncated ({error}); delete it and get it again") from None
+        except OSError as error:  # only after a damaged gzip, which is one, too
+            raise refused(error, folder) from None
         problems = [f"{path}: {found.get(path, 'missing')}" for path in sorted(wanted) if found.get(path, "missing")]
         if problems:
             more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""

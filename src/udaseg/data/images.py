@@ -4,6 +4,7 @@ Pixels are taken as they are stored. An EXIF orientation is deliberately not app
 drawn on the stored grid, so turning the photograph would take it away from its label.
 """
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from udaseg.errors import UserError
+from udaseg.runs import write_bytes
 
 # What Pillow raises for files that are no image, are damaged or end too early, depending on where the damage lies.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -84,5 +86,7 @@ def read_colours(path: Path) -> np.ndarray:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """(H, W, 3) or (H, W) uint8 as a PNG; equal pixels give equal bytes with the same Pillow."""
-    Image.fromarray(pixels).save(path, format="PNG", compress_level=4, optimize=False)
+    """(H, W, 3) or (H, W) uint8 as a PNG, atomically; equal pixels give equal bytes with the same Pillow."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=4, optimize=False)
+    write_bytes(path, file.getvalue())

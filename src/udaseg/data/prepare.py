@@ -1,6 +1,5 @@
 """Decode, check and write a data set once, so that training and evaluation read only checked files of one form."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ from udaseg.data.base import Dataset, Item
 from udaseg.data.classes import IGNORE
 from udaseg.data.contact import contact_sheet
 from udaseg.data.images import write_png
-from udaseg.data.prepared import EVALUATED, PreparedSet
+from udaseg.data.prepared import DIGESTS, EVALUATED, STATISTICS, PreparedSet, digest, fingerprint_of
 from udaseg.data.statistics import SplitStatistics
 from udaseg.errors import UserError
-from udaseg.runs import write_json
+from udaseg.runs import sha256, write_json
 
 
 def prepare(
@@ -85,7 +84,7 @@ class _Build:
     size: tuple[int, int] | None  # of training inputs; None until the first image when they stay native
     problems: list[str] = field(default_factory=list)
     splits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)  # path in the set → digest of its decoded pixels
+    digests: dict[str, str] = field(default_factory=dict)  # path in the set → digest of what lies there
     statistics: dict[str, SplitStatistics] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,8 +100,6 @@ class _Build:
         except UserError as error:
             self.problems.append(str(error))
             return
-        for kind in ("images", "labels", *(["native"] if split in EVALUATED else [])):
-            (self.folder / split / kind).mkdir(parents=True)
         self.splits[split] = []
         self.statistics[split] = SplitStatistics(self.names, self.classes)
         for item in items:
@@ -156,13 +153,15 @@ class _Build:
 
     def _write(self, path: str, pixels: np.ndarray) -> None:
         write_png(self.folder / path, pixels)
-        # Of pixels, not of the file: another version of the compression library writes other bytes.
-        self.digests[path] = hashlib.sha256(f"{pixels.shape}\n".encode() + pixels.tobytes()).hexdigest()
+        self.digests[path] = digest(pixels)
 
     def finish(self, name: str, spec: dict[str, Any]) -> None:
         """Write what describes the whole set."""
         assert self.size is not None  # no split is empty
-        listing = "".join(f"{path} {digest}\n" for path, digest in sorted(self.digests.items()))
+        splits = {split: statistics.result() for split, statistics in self.statistics.items()}
+        write_json(self.folder / STATISTICS, {"classes": list(self.classes), "splits": splits})
+        self.digests[STATISTICS] = sha256(self.folder / STATISTICS)
+        write_json(self.folder / DIGESTS, self.digests)
         content = {
             "name": name,
             "spec": spec,
@@ -170,12 +169,10 @@ class _Build:
             "classes": list(self.classes),
             "splits": self.splits,
             "only_here": sorted(set(self.names) - set(self.classes)),
-            "fingerprint": hashlib.sha256(f"{' '.join(self.classes)}\n{listing}".encode()).hexdigest(),
+            "fingerprint": fingerprint_of(self.classes, self.digests),
         }
         write_json(self.folder / "set.json", content)
-        splits = {split: statistics.result() for split, statistics in self.statistics.items()}
-        write_json(self.folder / "statistics.json", {"classes": list(self.classes), "splits": splits})
-        contact_sheet(PreparedSet(self.folder)).save(self.folder / "contact.png")
+        write_png(self.folder / "contact.png", np.asarray(contact_sheet(PreparedSet(self.folder))))
 
 
 def _text(size: tuple[int, ...]) -> str:

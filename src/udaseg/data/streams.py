@@ -4,13 +4,13 @@ So the number of loader processes does not matter, a resumed run sees what the u
 two methods of equal seed see the same images in the same views.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from udaseg.config import SourceView, TargetView
 from udaseg.data.classes import IGNORE
@@ -244,13 +244,3 @@ def _collated(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """One sample after the other → one batch: tensors are stacked, the rest becomes a tuple."""
     columns = {name: [sample[name] for sample in samples] for name in (samples[0] if samples else ())}
     return {n: torch.stack(column) if isinstance(column[0], Tensor) else tuple(column) for n, column in columns.items()}
-
-
-def batches(streams: Streams, first: int, last: int, workers: int) -> Iterator[Batch]:
-    """Batches number `first` up to but not including `last`, in order."""
-    # A generator of its own: creating the iterator would otherwise draw from the global one.
-    generator = torch.Generator().manual_seed(0)
-    loader: DataLoader[Batch] = DataLoader(
-        streams, batch_size=None, sampler=range(first, last), num_workers=workers, generator=generator
-    )
-    return iter(loader)

@@ -1,6 +1,8 @@
 """Mid-run checkpoints: atomic, checksummed, whole, and free of pickle; the one before is kept as a reserve."""
 
+import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,19 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from udaseg.errors import UserError
-from udaseg.runs import read_json, sha256, write_bytes, write_json
+from udaseg.runs import sha256, write_bytes
 
-INDEX = "resume.json"  # newest first: file, its checksum, the number of finished iterations
+# The name tells the number of finished iterations and the beginning of the file's checksum.
+NAME = re.compile(r"resume-(\d{8})-([0-9a-f]{16})\.safetensors")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors as one safetensors file, atomically; equal tensors give equal bytes."""
-    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    write_bytes(path, _content(tensors))
+
+
+def _content(tensors: dict[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -56,33 +63,36 @@ def save_resume(
     optimizers: dict[str, torch.optim.Optimizer],
     extra: dict[str, Any],
 ) -> None:
-    """Write the whole state after `iteration` finished iterations, then enter it in the index, then drop the oldest."""
+    """Write the whole state after `iteration` finished iterations, then drop all others but the one before it."""
     tensors = {f"method/{name}": tensor for name, tensor in method.state_dict().items()}
     for name, optimizer in optimizers.items():
         tensors |= optimizer_tensors(name, optimizer)
     tensors["extra"] = torch.frombuffer(bytearray(json.dumps(extra).encode()), dtype=torch.uint8)
-    path = folder / f"resume-{iteration:08d}.safetensors"
-    save_tensors(path, tensors)
-    entry = {"file": path.name, "sha256": sha256(path), "iteration": iteration}
-    known = read_json(folder / INDEX) if (folder / INDEX).is_file() else []
-    kept = [entry, *(old for old in known if old["iteration"] < iteration)][:2]
-    write_json(folder / INDEX, kept)
-    names = {old["file"] for old in kept}
-    for stale in folder.glob("resume-*.safetensors"):
-        if stale.name not in names:
-            stale.unlink()
+    content = _content(tensors)
+    path = folder / f"resume-{iteration:08d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    write_bytes(path, content)
+    found = _checkpoints(folder)
+    before = [other for other, done, _ in found if done < iteration][:1]
+    for other, *_ in found:
+        if other not in (path, *before):
+            other.unlink()
+
+
+def _checkpoints(folder: Path) -> list[tuple[Path, int, str]]:
+    """File, number of finished iterations and beginning of the checksum of each checkpoint, newest first."""
+    names = sorted((path.name for path in folder.glob("resume-*")), reverse=True)
+    matches = [match for name in names if (match := NAME.fullmatch(name))]
+    return [(folder / match[0], int(match[1]), match[2]) for match in matches]
 
 
 def load_resume(
     folder: Path, method: nn.Module, optimizers: dict[str, torch.optim.Optimizer]
 ) -> tuple[int, dict[str, Any]]:
     """Load the newest sound checkpoint. Returns the number of finished iterations and `extra`; (0, {}) without one."""
-    if not (folder / INDEX).is_file():
-        return 0, {}
-    for entry in read_json(folder / INDEX):
-        path = folder / entry["file"]
-        if not path.is_file() or sha256(path) != entry["sha256"]:
-            print(f"{path}: missing or damaged (checksum differs); falling back to the one before", file=sys.stderr)
+    found = _checkpoints(folder)
+    for path, iteration, checksum in found:
+        if not sha256(path).startswith(checksum):
+            print(f"{path}: damaged (checksum differs); falling back to the one before", file=sys.stderr)
             continue
         tensors = load_tensors(path)
         method.load_state_dict(
@@ -90,6 +100,7 @@ def load_resume(
         )
         for name, optimizer in optimizers.items():
             restore_optimizer(name, optimizer, tensors)
-        return entry["iteration"], json.loads(tensors["extra"].numpy().tobytes())
-    print(f"{folder}: no sound checkpoint is left; training starts at iteration 0", file=sys.stderr)
+        return iteration, json.loads(tensors["extra"].numpy().tobytes())
+    if found:
+        print(f"{folder}: no sound checkpoint is left; training starts at iteration 0", file=sys.stderr)
     return 0, {}

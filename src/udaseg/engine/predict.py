@@ -11,6 +11,7 @@ from torch.nn import functional
 from udaseg.config import Network, Protocol
 from udaseg.data.prepared import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
+from udaseg.engine.memory import memory_named
 from udaseg.errors import UserError
 from udaseg.nets.base import SegmentationNet
 from udaseg.nets.build import build_network
@@ -39,7 +40,20 @@ def predict_scores(net: nn.Module, image: Tensor, size: tuple[int, int], protoco
 
     Logits are resized to `size` before anything else; with one pass they are the scores themselves, with several
     (scales, flip) the scores are the mean of the passes' probabilities, or the highest logits where `fusion` is "max".
+
+    Raises:
+        UserError: memory does not suffice; names what of the protocol to lower.
     """
+    height, width = image.shape[-2:]
+    window = "no window" if protocol.window is None else "windows of {} x {}".format(*protocol.window.size)
+    with memory_named(
+        f"on {image.device}, predicting an image of {height} x {width} at the scales {protocol.scales} with {window}",
+        "Set or lower the protocol's window.size (evaluate.protocol or labels.protocol), or lower its scales",
+    ):
+        return _fused(net, image, size, protocol)
+
+
+def _fused(net: nn.Module, image: Tensor, size: tuple[int, int], protocol: Protocol) -> Tensor:
     passes = [
         (scale, mirrored) for scale in protocol.scales for mirrored in ([False, True] if protocol.flip else [False])
     ]

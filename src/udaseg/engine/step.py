@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from udaseg.data.streams import Batch
+from udaseg.engine.memory import memory_named
 from udaseg.engine.optimisers import Optimisers, rate_factor, scale_rates
 from udaseg.errors import UserError
 from udaseg.methods.base import Method, Step
@@ -31,7 +33,8 @@ class Stepper:
         Returns the unweighted terms and the method's diagnostics, each the mean over the batches.
 
         Raises:
-            UserError: a term is not finite or was not declared; names it and the iteration. Nothing is updated then.
+            UserError: a term is not finite or was not declared, or memory did not suffice; names it and the iteration.
+                Nothing is updated then, unless it is the update that needs the memory.
         """
         # torchvision's transforms and dropout draw from the global generator.
         torch.manual_seed(seed_for(self.spec.seed, "step.global", index))
@@ -42,25 +45,48 @@ class Stepper:
             optimizer.zero_grad(set_to_none=True)
             scale_rates(optimizer, factor)
         terms: Numbers = {}
-        carries = [self._backward(batch.to(self.device), step, 1 / len(batches), terms) for batch in batches]
-        for optimizer in self.optimizers.values():
-            self._update(optimizer)
-        self.method.after_step(carries, step)
+        carries = [self._backward(batch, step, 1 / len(batches), terms) for batch in batches]
+        with self._memory_named("updating the networks", index, batches[0]):
+            for optimizer in self.optimizers.values():
+                self._update(optimizer)
+            self.method.after_step(carries, step)
         return terms, {name: sum(map(float, values)) / len(values) for name, values in step.logs.items()}
 
     def _backward(self, batch: Batch, step: Step, share: float, sums: Numbers) -> Any:
         """Run the method's generator: one backward for each group of terms it yields. Returns what it returns."""
+        with self._memory_named("taking in the images", step.index, batch):
+            batch = batch.to(self.device)
         losses = self.method.losses(batch, step)
+        before = "at the start of the step"
         while True:
             try:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"):
+                with (
+                    self._memory_named(f"computing the terms {before}", step.index, batch),
+                    torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"),
+                ):
                     terms = next(losses)
             except StopIteration as stop:
                 return stop.value
             total = self._weighted_sum(terms, step.index, share, sums)
+            names = ", ".join(terms)
             if total is not None and total.requires_grad:
-                total.backward()
+                with self._memory_named(f"propagating back {names}", step.index, batch):
+                    total.backward()
+            before = f"after {names}"
             del terms, total  # else this group's graph would live on while the next one is built
+
+    def _memory_named(self, doing: str, index: int, batch: Batch) -> AbstractContextManager[None]:
+        shapes = {"source": batch.source.image.shape, "target": batch.target.image.shape}
+        crops = ", ".join(
+            f"{name} {shape[0]} crops of {shape[2]} x {shape[3]}" for name, shape in shapes.items() if len(shape) == 4
+        )
+        return memory_named(
+            f"at iteration {index} on {self.device} of {self.spec.method}, {doing}: {crops}, "
+            f"{self.spec.train.precision}",
+            "The last checkpoint is kept: where others took the memory, start the same command again. Otherwise lower "
+            "train.source.batch and train.target.batch (and raise train.accumulate as much), train.source.crop and "
+            "train.target.crop, or set train.precision: bf16",
+        )
 
     def _weighted_sum(self, terms: dict[str, Tensor], index: int, share: float, sums: Numbers) -> Tensor | None:
         """`share` times the weighted sum of a group of terms, whose values are checked and added to `sums`."""

@@ -9,20 +9,23 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from udaseg.data.loader import batches
 from udaseg.data.prepared import PreparedSet
 from udaseg.data.pseudo import PseudoLabels
-from udaseg.data.streams import Streams, batches
+from udaseg.data.streams import Streams
 from udaseg.engine.checkpoint import load_resume, load_tensors, save_resume, save_tensors
 from udaseg.engine.cost import Cost
 from udaseg.engine.environment import make_exact
+from udaseg.engine.memory import memory_named
 from udaseg.engine.metrics import confusion_matrix, scores
 from udaseg.engine.predict import PLAIN, predictions
 from udaseg.engine.sets import fingerprints, open_labels, open_sets, require_finished, require_same
 from udaseg.engine.step import Stepper
-from udaseg.errors import UserError
+from udaseg.errors import Interrupted, UserError
+from udaseg.interrupts import Interrupts
 from udaseg.methods.base import Context, Method
 from udaseg.nets.weights import file_weights, imagenet_weights
-from udaseg.runs import append_line, read_lines, sha256, write_json, write_text
+from udaseg.runs import append_line, sha256, write_json, write_text
 from udaseg.specs import TrainSpec
 
 
@@ -57,7 +60,10 @@ class Training:
             artifacts=_artifacts(method.SPEC.consumes(knobs, weights), self.labels),
         )
         # Convolutions are a fifth faster in this layout of the memory, on CPUs as on tensor cores.
-        self.method = method(self.context).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with memory_named(
+            f"on {device}, taking in the networks of {spec.method}", "Free it, or take a smaller network"
+        ):
+            self.method = method(self.context).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = Stepper(spec, self.method, device)
         wanted = method.SPEC.streams(knobs, weights)
         total = spec.train.iterations * spec.train.accumulate
@@ -66,7 +72,13 @@ class Training:
         self.window: dict[str, dict[str, list[float]]] = {"terms": {}, "logs": {}}
 
     def run(self) -> None:
-        """Train to the last iteration, from the newest sound checkpoint; afterwards `state/build` is the result."""
+        """Train to the last iteration, from the newest sound checkpoint; afterwards `state/build` is the result.
+
+        Raises:
+            Interrupted: SIGTERM or SIGUSR1 came, and the iteration at which it did is finished and kept.
+            UserError: a number is not finite, memory or disk did not suffice, a file of the data or a loader process
+                is gone; the last checkpoint is kept.
+        """
         train = self.spec.train
         first, total = self._resume(), train.iterations
         cost = Cost(self.state / "cost.json", first)
@@ -74,42 +86,48 @@ class Training:
         for role, share in self.context.matched.items():
             print(f"{role}: {share:.1%} of the backbone found in {self.spec.init[role]}", file=sys.stderr)
         self.method.train()
-        source = batches(self.streams, first * train.accumulate, total * train.accumulate, train.workers)
-        for index in tqdm(range(first, total), initial=first, total=total, disable=not sys.stderr.isatty()):
-            terms, logs = self.step(index, [next(source) for _ in range(train.accumulate)])
-            self._collect(terms, logs)
-            done = index + 1
-            if done % train.log_every == 0 or done == total:
-                self._log(done)
-            if self.spec.monitor and (done % train.monitor_every == 0 or done == total):
-                self._monitor(done)
-            if done % train.checkpoint_every == 0 and done < total:
-                self._checkpoint(done)
-                cost.note()
+        part = (first * train.accumulate, total * train.accumulate)
+        with Interrupts() as interrupts, batches(self.streams, *part, train.workers) as source:
+            for index in tqdm(range(first, total), initial=first, total=total, disable=not sys.stderr.isatty()):
+                terms, logs = self.step(index, [next(source) for _ in range(train.accumulate)])
+                self._collect(terms, logs)
+                done = index + 1
+                if done % train.log_every == 0 or done == total:
+                    self._log(done)
+                if self.spec.monitor and (done % train.monitor_every == 0 or done == total):
+                    self._monitor(done)
+                if done < total and (done % train.checkpoint_every == 0 or interrupts.received):
+                    self._checkpoint(done)
+                    cost.note()
+                    self._stop_if(interrupts.received, done)
         self._finish()
         write_json(self.state / "build" / "cost.json", cost.summary(total, self.device))
 
     def _resume(self) -> int:
-        """Load the newest sound checkpoint, cut the history back to it; return the number of finished iterations."""
+        """Load the newest sound checkpoint and the history up to it; return the number of finished iterations."""
         first, extra = load_resume(self.state, self.method, self.step.optimizers)
-        lines = []
         if first:
             require_same(self.state, self.sets.values(), extra["data"])
-            self.scored = extra["scored"]
-            lines = read_lines(self.history)[: extra["lines"]]
-        write_text(self.history, "")
-        for line in lines:
-            append_line(self.history, line)
+            self.scored, self.window = extra["scored"], extra["window"]
+        write_text(self.history, extra["history"] if first else "")
         return first
 
     def _checkpoint(self, done: int) -> None:
         extra = {
             "scored": self.scored,
-            "lines": len(read_lines(self.history)),
+            "window": self.window,  # not empty where a signal came between two lines of the history
+            "history": self.history.read_text(),  # whose file, never flushed to the disk, may lose lines or its end
             "data": fingerprints(self.sets.values()),
         }
         self._require_finite(done)
         save_resume(self.state, done, self.method, self.step.optimizers, extra)
+
+    def _stop_if(self, signal: str | None, done: int) -> None:
+        if signal:
+            raise Interrupted(
+                f"{self.spec.folder}: stopped by {signal} after {done} of {self.spec.train.iterations} iterations; the "
+                "same command again goes on from there"
+            )
 
     def _require_finite(self, done: int) -> None:
         """A finite loss can have an infinite gradient: what it makes of the weights must replace no good checkpoint."""

@@ -53,7 +53,6 @@ def label(spec: LabelSpec, build: Path, device: torch.device) -> None:
             found = hardened(soft)
         else:
             found = _hard_label(probs, spec.labels, thresholds)
-            (build / "labels").mkdir(parents=True, exist_ok=True)
             write_png(build / "labels" / f"{name}.png", found)
         predicted += class_counts(probs.argmax(1).cpu().numpy(), len(spec.classes))
         selected += class_counts(found, len(spec.classes))
