@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from udaseg.config import Exactness
 from udaseg.errors import UserError
 from udaseg.jobs import Job, Plan
 from udaseg.records import KEPT, RECORDED, RESULTS
@@ -19,8 +20,9 @@ from udaseg.specs import HASH_DIGITS, published
 
 HASH = rf"-[0-9a-f]{{{HASH_DIGITS}}}"
 DATA = re.compile(rf"(data/sets/.+){HASH}")
-# Of a spec: by what code, on how many threads and where to it is done is not what is to be done.
-FREE = {"folder", "code", "threads", "train.threads", "train.workers"}
+# Of a spec: by what code, how exactly and where to it is done is not what is to be done.
+EXACTNESS = set(Exactness.model_fields)
+FREE = {"folder", "code", "train.workers", *EXACTNESS, *(f"train.{name}" for name in EXACTNESS)}
 SHOWN = 3  # differences named in a reason
 
 
