@@ -246,3 +246,10 @@ def test_what_decides_the_bytes_is_in_the_address_of_all_that_computes(tmp_path:
         return {job.folder for job in made.jobs.values() if job.kind in ("train", "label", "evaluate", "translate")}
 
     assert folders() and not folders() & folders(train=change)
+
+
+@pytest.mark.parametrize("name", ["reference", "certificates", "dvc"])
+def test_a_study_does_not_write_its_report_into_a_folder_of_others(tmp_path: Path, name: str) -> None:
+    write_study(tmp_path, tiny(), name)
+    with pytest.raises(UserError, match=f"study: '{name}' is the name of a folder in reports/"):
+        load_params(tmp_path / "params.yaml", name)

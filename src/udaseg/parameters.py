@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 # Mappings whose entries belong together: a study that gives one gives all of it.
 WHOLE = {"class_map", "class_sets", "counts", "lists"}
 
+RESERVED = ("reference", "certificates", "dvc")  # folders of reports/ beside those of studies
+
 
 def load_params(params: Path, study: str | None = None) -> Params:
     """The parameters of a study: params.yaml with `workflow/studies/<study>.yaml` laid upon it, validated.
@@ -54,6 +56,8 @@ def load_params(params: Path, study: str | None = None) -> Params:
     if not (re.fullmatch(NAME, study) and path.is_file()):
         known = sorted(entry.stem for entry in folder.glob("*.yaml"))
         raise UserError(f"study: '{study}' has no file {path}; {suggestion(study, known)}")
+    if study in RESERVED:
+        raise UserError(f"study: '{study}' is the name of a folder in reports/ that is no study's; rename {path}")
     merged = overlay(raw, _mapping(path)) | {"study": study}
     claims = folder.parent / "claims.yaml"
     if "claims" in merged:

@@ -13,6 +13,7 @@ from udaseg.instructions import limit_instructions, limit_numpy
 from udaseg.refusals import told_refusals
 from udaseg.runs import is_whole, locked, publish, remove_unfinished, write_json, write_text, write_yaml
 from udaseg.specs import (
+    HASH_DIGITS,
     DownloadSpec,
     EvaluateSpec,
     LabelSpec,
@@ -218,7 +219,7 @@ def report(options: Namespace) -> None:
     from udaseg.reports.build import build_report
 
     spec = read_spec(ReportSpec, options.spec)
-    for marker in (STATE / "reports").glob(f"{spec.study}-*.json"):
+    for marker in (STATE / "reports").glob(f"{spec.study}-{'?' * HASH_DIGITS}.json"):
         marker.unlink()  # of what is overwritten now: going back to an earlier plan must write its report again
     of = origin(spec)
     with locked(STATE / "reports" / f"{spec.study}.lock"):

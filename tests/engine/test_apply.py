@@ -198,6 +198,6 @@ class TestRefused:
             raise OSError("no space left on device")
 
         monkeypatch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(UserError, match=r"\.png: cannot be written \(no space left on device\)"):
             predict(run, images, tmp_path / "output")
         assert list((tmp_path / "output").iterdir()) == []
