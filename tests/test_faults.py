@@ -22,9 +22,11 @@ from faults import Fault, Kind, counted, forked
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from project import tiny, write_study
+from project import made_once, tiny, write_study
+from tiny import EXACT
 
 from udaseg.cli import main
+from udaseg.config import Exactness
 from udaseg.engine.environment import make_exact
 from udaseg.engine.step import Stepper
 from udaseg.jobs import Job, Plan, write_specs
@@ -39,6 +41,7 @@ for module in (
     *("offline.label", "offline.quality", "offline.translate"),
 ):
     importlib.import_module(f"udaseg.{module}")  # before the forks, not in each of them
+importlib.import_module("torch._dynamo")  # which the first optimiser of a process loads
 
 STUDY = tiny(run=["source_only", "diga_lab"])
 MEASURED = ("cost.json", "env.json")
@@ -63,25 +66,32 @@ def light_forks() -> Iterator[None]:
     strict, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        make_exact(1, torch.device("cpu"))
+        make_exact(Exactness.model_validate(EXACT))
         yield
     torch.use_deterministic_algorithms(strict, warn_only=warn)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, light_forks: None) -> Study:
+    def make(root: Path) -> None:
+        write_study(root, STUDY)
+        for job in planned(root).jobs.values():
+            if job.kind != "report":
+                end = forked(lambda job=job: done(job), root)  # type: ignore[misc]
+                assert end.status == 0, end.output
+
     root = tmp_path_factory.mktemp("study") / "project"
-    root.mkdir()
-    write_study(root, STUDY)
+    shutil.copytree(made_once(tmp_path_factory, "faults", make), root)
+    return Study(root, planned(root))
+
+
+def planned(root: Path) -> Plan:
+    """The plan of the study in `root`, whose specs are written there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         plan = make_plan(load_params(Path("params.yaml"), "tiny"))
         write_specs(plan)
-    for job in plan.jobs.values():
-        if job.kind != "report":
-            end = forked(lambda job=job: done(job), root)  # type: ignore[misc]
-            assert end.status == 0, end.output
-    return Study(root, plan)
+    return plan
 
 
 def done(job: Job) -> int:
