@@ -39,7 +39,7 @@ $(PACKAGE): | $(LOCKED)
 	touch $@
 
 # Hashes are checked for everything; nothing is built but what is published as source only, and that with the locked
-# setuptools: no build fetches anything.
+# setuptools: no build fetches anything. Python compiles what is imported, which is a small part, when it is imported.
 SOURCE_ONLY := connection-pool,antlr4-python3-runtime
 $(LOCKED):
 	@$(if $(PYTHON),,echo "Python 3.11 was not found. Debian 12: apt-get install python3.11 python3.11-venv;" \
@@ -54,7 +54,7 @@ $(LOCKED):
 	$(PIP) --require-hashes --only-binary :all: -r .venv/setuptools.lock
 	@echo "installing requirements.lock into .venv (about 3.4 GB to fetch; minutes)"
 	$(PIP) --require-hashes --no-build-isolation --use-pep517 --only-binary :all: \
-		--no-binary $(SOURCE_ONLY) -r requirements.lock
+		--no-binary $(SOURCE_ONLY) --no-compile -r requirements.lock
 	touch $@
 
 # Writes requirements.lock from pyproject.toml: the one way in which it is made. Versions in it stay unless
