@@ -53,8 +53,8 @@ def tree(folder: Path) -> dict[str, str]:
 
 def write_all(made: Plan) -> dict[str, str]:
     write_plan(made)
-    write_part(made, "data")
-    write_part(made, "runs")
+    write_part("data")
+    write_part("runs")
     return tree(SNAPSHOT)
 
 
@@ -114,12 +114,21 @@ def test_every_job_that_is_not_whole_is_named_and_the_rest_is_up_to_date() -> No
     damaged, missing = (next(job for job in made.jobs.values() if job.kind == kind) for kind in ("train", "evaluate"))
     (Path(damaged.folder) / "model.safetensors").write_text("weighs")
     shutil.rmtree(missing.folder)
+    write_plan(made)
     with pytest.raises(UserError) as raised:
-        write_part(made, "runs")
+        write_part("runs")
     assert f"{damaged.folder}: not a finished run" in str(raised.value)
     assert f"{missing.folder}: not a finished run" in str(raised.value)
     whole = [job for job in made.jobs.values() if job.kind == "train" and job is not damaged]
     assert all(is_whole(SNAPSHOT / job.folder) for job in whole)
+
+
+def test_without_a_plan_nothing_is_removed() -> None:
+    held = write_all(finished())
+    shutil.rmtree(SNAPSHOT / "plan")
+    with pytest.raises(UserError, match=r"snapshot/plan/runs\.json: not there; `udaseg snapshot plan` writes it"):
+        write_part("runs")
+    assert tree(SNAPSHOT) == {path: digest for path, digest in held.items() if "/plan/" not in path}
 
 
 def test_a_spoilt_file_of_the_snapshot_is_put_right() -> None:

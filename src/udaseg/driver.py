@@ -9,7 +9,6 @@ from pathlib import Path
 from udaseg.errors import UserError
 from udaseg.jobs import STATE, Plan, unneeded_archives, write_specs
 from udaseg.parameters import load_params
-from udaseg.plan import make_plan
 from udaseg.records import left_out
 from udaseg.runs import locked
 from udaseg.snapshot import adopt
@@ -33,6 +32,8 @@ def open_study(study: str | None, arguments: Sequence[str], main_process: bool, 
     Raises:
         UserError: wrong parameters, or another Snakemake works in this folder.
     """
+    from udaseg.plan import make_plan  # loads torch, which whoever only wants the lock can do without
+
     if records not in ("yes", "no"):
         raise UserError(f"--config records={records}: expected yes or no")
     plan = make_plan(load_params(Path("params.yaml"), study))

@@ -36,26 +36,26 @@ def write_plan(plan: Plan) -> None:
             write_json(path, content)
 
 
-def write_part(plan: Plan, part: str) -> None:
-    """Make "data" or "runs" of the snapshot equal to what the plan has.
+def write_part(part: str) -> None:
+    """Make "data" or "runs" of the snapshot equal to what `write_plan` wrote.
 
     Raises:
-        UserError: a planned job is not finished, or its files are damaged. The rest is up to date then.
+        UserError: a planned job is not finished, or its files are damaged. The rest is up to date then. Or no plan was
+            written, and nothing is done.
     """
+    if not _plan_of(part).is_file():
+        raise UserError(f"{_plan_of(part)}: not there; `udaseg snapshot plan` writes it")
     wanted: dict[Path, Path] = {}
     problems = []
-    for job in plan.jobs.values():
-        if job.kind in PARTS[part]:
-            try:
-                files = [Path(job.folder) / name for name in _exact_files(Path(job.folder))]
-                wanted |= {SNAPSHOT / file: file for file in files}
-            except UserError as error:
-                problems.append(str(error))
-    folder = SNAPSHOT / ("data" if part == "data" else "results")
+    for folder in map(Path, _planned(part)):
+        try:
+            wanted |= {SNAPSHOT / folder / name: folder / name for name in _exact_files(folder)}
+        except UserError as error:
+            problems.append(str(error))
     for target, file in wanted.items():
         if not (target.is_file() and (target.samefile(file) or sha256(target) == sha256(file))):
             link(file, target)
-    keep_only(folder, set(wanted))
+    keep_only(SNAPSHOT / ("data" if part == "data" else "results"), set(wanted))
     if problems:
         raise UserError("the snapshot is not complete:\n  " + "\n  ".join(problems))
 

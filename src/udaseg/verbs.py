@@ -294,19 +294,21 @@ def snapshot(options: Namespace) -> None:
     from udaseg.driver import only_driver
     from udaseg.jobs import write_specs
     from udaseg.parameters import load_params
-    from udaseg.plan import make_plan
     from udaseg.snapshot import write_part, write_plan, write_report
+
+    if options.part in ("data", "runs"):
+        with only_driver():
+            write_part(options.part)
+        return
+    from udaseg.plan import make_plan  # loads torch, which the others do without
 
     study = make_plan(load_params(options.params, options.study))
     if options.part == "plan":
         write_plan(study)
         return
     with only_driver():
-        if options.part == "report":
-            write_specs(study)
-            write_report(study)
-        else:
-            write_part(study, options.part)
+        write_specs(study)
+        write_report(study)
 
 
 def track(options: Namespace) -> None:

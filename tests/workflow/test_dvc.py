@@ -103,9 +103,7 @@ def test_through_snakemake_a_change_makes_what_depends_on_it_and_dvc_locks_it(cl
     text = module.read_text()
     module.write_text(f"# A comment.\n{text}")
     assert "Nothing to be done" in clone.succeed(*SNAKEMAKE)
-    module.write_text(f"{text}\n\nNEW = 1\n")
-    assert clone.trained(lambda: clone.succeed(*SNAKEMAKE)) == ["dann"]
-    module.write_text(text)
+    module.write_text(text)  # that code trains its runs through this door is seen in test_dag
     clone.edit(DEMO, "lr: 0.002", "lr: 0.0015")  # of the warm-up
     assert clone.trained(lambda: clone.succeed(*SNAKEMAKE)) == ["dann", "source_only"]
     assert clone.lock() == before
@@ -114,7 +112,7 @@ def test_through_snakemake_a_change_makes_what_depends_on_it_and_dvc_locks_it(cl
     clone.succeed("git", "checkout", "-q", ".")
     clone.succeed("dvc", "checkout")
     assert stages_run(clone.succeed("dvc", "repro")) == [] and clone.lock() == before
-    assert clone.trained(lambda: clone.succeed(*SNAKEMAKE)) == []
+    assert "train" not in clone.succeed(*SNAKEMAKE, "-n").partition("Job stats:")[2]
 
 
 def test_all_made_again_by_force_is_equal_byte_by_byte(clone: Versioned) -> None:
