@@ -15,13 +15,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from udaseg.driver import open_study
 from udaseg.errors import UserError
+from udaseg.snapshot import PARTS
 
 try:
     PLAN = open_study(config.get("study"), sys.argv, workflow.is_main_process, str(config.get("records", "no")))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-RUNS = ("train", "label", "quality", "translate", "evaluate")
 UDASEG = f"{shlex.quote(sys.executable)} -m udaseg.cli"
 
 
@@ -58,12 +58,12 @@ rule all:
 
 rule data:
     input:
-        [job.marker for job in PLAN.of_kind("prepare") if job.folder not in PLAN.left_out],
+        [job.marker for job in PLAN.jobs.values() if job.kind in PARTS["data"] and job.folder not in PLAN.left_out],
 
 
 rule runs:
     input:
-        [job.marker for job in PLAN.jobs.values() if job.kind in RUNS and job.folder not in PLAN.left_out],
+        [job.marker for job in PLAN.jobs.values() if job.kind in PARTS["runs"] and job.folder not in PLAN.left_out],
 
 
 include: "workflow/rules/data.smk"

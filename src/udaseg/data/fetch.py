@@ -148,10 +148,9 @@ def unpack(
             raise
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise  # the disk's, not the archive's: only a place before its beginning is an invalid argument
+                # The disk's, not the archive's, of which only a place before its beginning is an invalid argument.
+                raise refused(error, folder) from None
             raise UserError(f"{archive}: is damaged or truncated ({error}); delete it and get it again") from None
-        except OSError as error:  # only after a damaged gzip, which is one, too
-            raise refused(error, folder) from None
         problems = [f"{path}: {found.get(path, 'missing')}" for path in sorted(wanted) if found.get(path, "missing")]
         if problems:
             more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
