@@ -40,8 +40,13 @@ def open_study(study: str | None, arguments: Sequence[str], main_process: bool, 
     if records == "yes":
         plan.left_out = left_out(plan)
     if main_process and any(LOOKING.fullmatch(argument) for argument in arguments):
-        with contextlib.suppress(UserError), only_driver():  # while another one works, a look is a look
-            adopt(plan)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(only_driver())
+            except UserError:
+                pass  # while another one works, a look is only a look
+            else:
+                adopt(plan)
     elif main_process:
         _held.enter_context(only_driver())
         adopt(plan)

@@ -26,7 +26,7 @@ PARTS = {  # of the snapshot, and the kinds of jobs whose folders lie in it
 def write_plan(plan: Plan) -> None:
     """Write, for each part, the jobs it consists of: all that decides whether DVC has to make the part again.
 
-    A job's folder has the hash of its spec and code in its name, so that a comment or another study changes nothing.
+    A job's folder has the hash of its spec and code in its name, so that a comment changes nothing.
     """
     for part, kinds in PARTS.items():
         jobs = (job.marker if job.kind == "report" else job.folder for job in plan.jobs.values() if job.kind in kinds)
