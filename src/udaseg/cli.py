@@ -59,9 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        from udaseg import verbs
+        from udaseg import study_verbs, verbs
 
-        getattr(verbs, options.verb)(options)
+        (getattr(study_verbs, options.verb, None) or getattr(verbs, options.verb))(options)
     except UserError as error:
         print(f"udaseg {options.verb}: {error}", file=sys.stderr)
         return 1
@@ -96,23 +96,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=parser.formatter_class
         )
 
-    plan = add("plan", "Print the jobs of a study, and what they will take.", "udaseg plan --study toytown")
-    plan.description = PLAN
-    _study(plan)
-    plan.add_argument(
-        "--records",
-        action="store_true",
-        help="as with `--config records=yes`: what need not be made, because reports/reference has its numbers, is "
-        "`kept`, and in none of the sums",
-    )
-    way = plan.add_mutually_exclusive_group()
-    way.add_argument("--sweep", metavar="NAME", help="only what this sweep needs, whether the study lists it or not")
-    way.add_argument(
-        "--write",
-        action="store_true",
-        help="write the jobs' specs to state/specs/, and print where each one lies in the place of what it takes",
-    )
-
+    _plan(add("plan", "Print the jobs of a study, and what they will take.", "udaseg plan --study toytown"))
     for name, text in (
         ("download", "Fetch, verify and unpack the archive of a data set."),
         ("prepare", "Decode, check, map and resize one data set."),
@@ -127,46 +111,18 @@ def _parser() -> argparse.ArgumentParser:
         verb = add(name, text, f"udaseg {name} state/specs/NAME.yaml")
         verb.add_argument("spec", type=Path, help="a spec written by `udaseg plan --write`")
 
-    predict = add(
-        "predict",
-        "Write label maps and overlays for images of your own.",
-        "udaseg predict --run results/a-b/dann/seed=0-0123456789 --output maps/ *.png",
+    _predict(
+        add(
+            "predict",
+            "Write label maps and overlays for images of your own.",
+            "udaseg predict --run results/a-b/dann/seed=0-0123456789 --output maps/ *.png",
+        )
     )
-    predict.add_argument("--run", type=Path, required=True, help="folder of a finished run")
-    predict.add_argument("--output", type=Path, required=True, help="folder to write to")
-    predict.add_argument("--weights", choices=["last", "best"], default="last", help="default: last")
-    predict.add_argument(
-        "--scores", action="store_true", help="also write class probabilities, NAME.npy (C, H, W) float16"
-    )
-    predict.add_argument(
-        "--ids", type=Path, help="YAML file `class name: id` for the label maps; default: the study's order, 0, 1, …"
-    )
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-
     keep = add("keep", "Put the records of a study and its report where git keeps them.", "udaseg keep --study toytown")
     keep.description = KEEP
     _study(keep)
 
-    verify = add("verify", "Hold a rerun against a recorded result.", "udaseg verify --study toytown --tolerance 0")
-    verify.description = VERIFY
-    _study(verify)
-    verify.add_argument(
-        "--recorded",
-        type=Path,
-        metavar="FOLDER",
-        help="laid out as results/ is (another clone's, or snapshot/results); default: reports/reference/STUDY/runs",
-    )
-    verify.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="POINTS",
-        help="percentage points by which an mIoU may differ; 0: no byte may; default: 1, about the standard deviation "
-        "between seeds",
-    )
-    verify.add_argument(
-        "--output", type=Path, metavar="FILE.json", help="default: reports/certificates/STUDY.json; FILE.md lies beside"
-    )
-
+    _verify(add("verify", "Hold a rerun against a recorded result.", "udaseg verify --study toytown --tolerance 0"))
     snapshot = add("snapshot", "Make a part of what DVC versions equal to the plan.", "udaseg snapshot runs")
     snapshot.description = SNAPSHOT
     _study(snapshot)
@@ -176,6 +132,58 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     collect.add_argument("--delete", action="store_true", help="remove them; without it they are only listed")
     return parser
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.description = PLAN
+    _study(parser)
+    parser.add_argument(
+        "--records",
+        action="store_true",
+        help="as with `--config records=yes`: what need not be made, because reports/reference has its numbers, is "
+        "`kept`, and in none of the sums",
+    )
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--sweep", metavar="NAME", help="only what this sweep needs, whether the study lists it or not")
+    way.add_argument(
+        "--write",
+        action="store_true",
+        help="write the jobs' specs to state/specs/, and print where each one lies in the place of what it takes",
+    )
+
+
+def _predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--weights", choices=["last", "best"], default="last", help="default: last")
+    parser.add_argument(
+        "--scores", action="store_true", help="also write class probabilities, NAME.npy (C, H, W) float16"
+    )
+    parser.add_argument(
+        "--ids", type=Path, help="YAML file `class name: id` for the label maps; default: the study's order, 0, 1, …"
+    )
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.description = VERIFY
+    _study(parser)
+    parser.add_argument(
+        "--recorded",
+        type=Path,
+        metavar="FOLDER",
+        help="laid out as results/ is (another clone's, or snapshot/results); default: reports/reference/STUDY/runs",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="POINTS",
+        help="percentage points by which an mIoU may differ; 0: no byte may; default: 1, about the standard deviation "
+        "between seeds",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.json", help="default: reports/certificates/STUDY.json; FILE.md lies beside"
+    )
 
 
 def _study(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from udaseg.config import Exactness
 from udaseg.errors import UserError
 from udaseg.jobs import Job, Plan
 from udaseg.records import KEPT, RECORDED, RESULTS
-from udaseg.runs import MARKER, read_json, read_yaml, sha256
+from udaseg.runs import MARKER, damage, read_yaml
 from udaseg.specs import HASH_DIGITS, published
 
 HASH = rf"-[0-9a-f]{{{HASH_DIGITS}}}"
@@ -52,27 +52,11 @@ def counterparts(plan: Plan, recorded: Path) -> Iterator[Counterpart]:
         yield found
 
 
-def damage(folder: Path, record: bool) -> list[str]:
-    """Files of the finished job in `folder` that are not as its run.json says; a `record` may lack what is not kept."""
-    path = folder / MARKER
-    content = read_json(path)
-    files = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(files, dict):
-        return [f"{path} lists no files"]
-    wrong = []
-    for name, digest in sorted(files.items()):
-        if not (folder / name).is_file():
-            wrong += [] if record and name not in KEPT else [f"{folder / name} is missing"]
-        elif sha256(folder / name) != digest:
-            wrong.append(f"{folder / name} has another checksum")
-    return wrong
-
-
 def _match(job: Job, recorded: Path, matched: dict[str, str]) -> Counterpart:
     candidates = [recorded / place for place in _candidates(job, recorded, matched)]
     if not candidates:
         return Counterpart(job, reason="nothing of this name and seed is on record")
-    if damaged := [found for folder in candidates for found in damage(folder, record=True)]:
+    if damaged := [found for folder in candidates for found in damage(folder, KEPT)]:
         return Counterpart(job, reason="damaged", damaged=damaged)
     told = _translated(published(job.spec), matched)
     others = {folder: list(_contradictions(told, _spec(folder))) for folder in candidates}

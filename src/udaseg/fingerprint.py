@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parent
 # is fetched is checked file by file. The contact sheet is for people: a nicer one makes no new data set.
 PLUMBING = {
     "cli", "config", "data.contact", "data.fetch", "devices", "drafts", "driver", "errors", "fingerprint",
-    "interrupts", "jobs", "parameters", "plan", "refusals", "runs", "specs", "tracking", "validation", "verbs",
+    "interrupts", "jobs", "parameters", "plan", "refusals", "runs", "specs", "study_verbs",
+    "tracking", "validation", "verbs",
 }  # fmt: skip
 
 

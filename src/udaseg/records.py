@@ -10,7 +10,7 @@ from pathlib import Path
 
 from udaseg.errors import UserError
 from udaseg.jobs import Job, Plan
-from udaseg.runs import MARKER, MEASURED, is_whole, keep_only, sha256, write_bytes
+from udaseg.runs import MARKER, MEASURED, damage, is_whole, keep_only, write_bytes
 from udaseg.specs import ReportSpec
 
 RECORDS = Path("reports/reference")
@@ -24,11 +24,7 @@ KEPT = {
 
 def is_record(folder: Path) -> bool:
     """Whether `folder` holds the record of a finished job: run.json, and with its checksum every file that is kept."""
-    try:
-        files = json.loads((folder / MARKER).read_text())["files"]
-        return all(sha256(folder / name) == digest for name, digest in files.items() if name in KEPT)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):  # of a run.json that is none
-        return False
+    return not damage(folder, KEPT)
 
 
 def located(folder: Path) -> Path:

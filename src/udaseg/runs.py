@@ -135,13 +135,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def damage(folder: Path, kept: Collection[str] | None = None) -> list[str]:
+    """What of the job in `folder` is not as its run.json says; nothing where it is finished and its files are sound.
+
+    Where names are given as `kept`, as of a record, other files may be missing.
+    """
+    marker = folder / MARKER
+    try:
+        files = dict(json.loads(marker.read_text())["files"])
+    except (KeyError, OSError, TypeError, ValueError):
+        return [f"{marker} is missing, or lists no files"]
+    wrong = []
+    for name, digest in sorted(files.items()):
+        if not (folder / name).is_file():
+            wrong += [f"{folder / name} is missing"] if kept is None or name in kept else []
+        elif sha256(folder / name) != digest:
+            wrong.append(f"{folder / name} has another checksum")
+    return wrong
+
+
 def is_whole(folder: Path) -> bool:
     """Whether `folder` holds a finished job: the marker is there and every file it lists has the listed checksum."""
-    try:
-        marker = json.loads((folder / MARKER).read_text())
-        return all(sha256(folder / name) == digest for name, digest in marker["files"].items())
-    except (AttributeError, KeyError, OSError, TypeError, ValueError):  # of a run.json that is none
-        return False
+    return not damage(folder)
 
 
 def require_whole(folder: Path) -> None:

@@ -69,13 +69,11 @@ def write_report(plan: Plan) -> None:
     from udaseg.records import origin
     from udaseg.reports import summary
     from udaseg.reports.build import build_report
-    from udaseg.reports.collect import read_report
 
     spec = plan.report.spec
     if origin(spec) != "results":  # type: ignore[arg-type]
         raise UserError(f"study {plan.study}: not all its jobs are finished here; `snakemake --cores all` makes them")
-    build_report(plan.report.spec_path, exact=SNAPSHOT / "report")
-    report = read_report(plan.report.spec_path, measured=False)
+    report = build_report(plan.report.spec_path, exact=SNAPSHOT / "report")
     write_json(TABLES / "metrics.json", summary.metrics(report))
     write_text(TABLES / "scores.csv", summary.score_table(report))
     write_text(TABLES / "curves.csv", summary.curve_table(report))

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from udaseg.counterparts import Counterpart, counterparts, damage
+from udaseg.counterparts import Counterpart, counterparts
 from udaseg.differences import Difference, first_iteration, largest, leaves, values
 from udaseg.errors import UserError
 from udaseg.jobs import Job, Plan
 from udaseg.records import RESULTS
-from udaseg.runs import MARKER, MEASURED, read_json, read_yaml
+from udaseg.runs import MARKER, MEASURED, damage, read_json, read_yaml
 
 # Percentage points of mIoU. A rerun that rounds otherwise is one more draw from what a run of this recipe can give: the
 # standard deviation between seeds, of 43 rows of the recorded sweeps, is 0.8 in the median.
@@ -53,7 +53,7 @@ def verify(plan: Plan, recorded: Path, tolerance: float = TOLERANCE) -> list[Com
     pairs = list(counterparts(plan, recorded))
     here = {pair.job.folder for pair in pairs if Path(pair.job.marker).is_file()}
     damaged = [
-        *(found for folder in sorted(here) for found in damage(Path(folder), record=False)),
+        *(found for folder in sorted(here) for found in damage(Path(folder))),
         *(found for pair in pairs for found in pair.damaged),
     ]
     if damaged:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from udaseg.reports import figures, page, pictures, tables, translations, writers
 from udaseg.reports.collect import read_report
+from udaseg.reports.study import Report
 from udaseg.reports.style import render
 from udaseg.runs import write_bytes, write_text
 
@@ -11,7 +12,7 @@ LARGEST_SVG = 300_000  # bytes: a larger drawing is a picture inside the page, t
 PAGE_DPI = 110  # of pictures inside the page, which keeps it small; the files beside it have 150
 
 
-def build_report(spec_path: Path, exact: Path | None = None) -> None:
+def build_report(spec_path: Path, exact: Path | None = None) -> Report:
     """Write `tables/`, `figures/` and `index.html` into the spec's output folder, each file whole or not at all.
 
     The same spec and run folders give the same bytes. Figures of an earlier report that no longer exist are removed.
@@ -20,6 +21,9 @@ def build_report(spec_path: Path, exact: Path | None = None) -> None:
         spec_path: of the report, written by the plan.
         exact: folder to write to in the place of the spec's, without what a clock and the machine say of the runs: then
             equal results give the same bytes.
+
+    Returns:
+        What was reported.
 
     Raises:
         UserError: the spec or a finished run's folder cannot be read; missing runs are footnotes, not errors.
@@ -53,3 +57,4 @@ def build_report(spec_path: Path, exact: Path | None = None) -> None:
             if path not in written:
                 path.unlink()
     write_text(output / "index.html", page.render(report, made, shown))
+    return report
