@@ -142,11 +142,11 @@ def damage(folder: Path, kept: Collection[str] | None = None) -> list[str]:
     """
     marker = folder / MARKER
     try:
-        files = dict(json.loads(marker.read_text())["files"])
-    except (KeyError, OSError, TypeError, ValueError):
+        files = sorted(json.loads(marker.read_text())["files"].items())
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return [f"{marker} is missing, or lists no files"]
     wrong = []
-    for name, digest in sorted(files.items()):
+    for name, digest in files:
         if not (folder / name).is_file():
             wrong += [f"{folder / name} is missing"] if kept is None or name in kept else []
         elif sha256(folder / name) != digest:

@@ -140,13 +140,14 @@ class TestNothingDependsOn:
 
 
 class Spoilt(Method):
-    """Its loss is not finite, or its weights are not, from an iteration on."""
+    """Its loss is not finite, or a diagnostic, or its weights are not, from an iteration on."""
 
     SPEC = MethodSpec(name="source_only", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})
-    loss_at, weights_at = 100, 100
+    loss_at, diagnostic_at, weights_at = 100, 100, 100
 
     def losses(self, batch, step):
         loss = supervised(self.net(batch.source.image).logits, batch.source)
+        step.log("confidence", float("nan") if step.index >= self.diagnostic_at else 1.0)
         yield {"seg": loss * (float("nan") if step.index >= self.loss_at else 1.0)}
 
     def after_step(self, carries, step):
@@ -159,6 +160,7 @@ class Spoilt(Method):
     ("spoilt", "message"),
     [
         ({"loss_at": 4}, "iteration 4: the loss term 'seg' of source_only is nan"),
+        ({"diagnostic_at": 4}, "iteration 4: the diagnostic 'confidence' of source_only is nan"),
         ({"weights_at": 5}, r"iteration 6: 'net\.head\.branches\.0\.bias' of source_only is not finite"),
     ],
 )

@@ -34,7 +34,7 @@ class Stepper:
 
         Raises:
             UserError: a term is not finite or was not declared, or memory did not suffice; names it and the iteration.
-                Nothing is updated then, unless it is the update that needs the memory.
+                Nothing is updated then, unless it is the update that needs the memory. Or a diagnostic is not finite.
         """
         # torchvision's transforms and dropout draw from the global generator.
         torch.manual_seed(seed_for(self.spec.seed, "step.global", index))
@@ -50,7 +50,7 @@ class Stepper:
             for optimizer in self.optimizers.values():
                 self._update(optimizer)
             self.method.after_step(carries, step)
-        return terms, {name: sum(map(float, values)) / len(values) for name, values in step.logs.items()}
+        return terms, self._diagnostics(step)
 
     def _backward(self, batch: Batch, step: Step, share: float, sums: Numbers) -> Any:
         """Run the method's generator: one backward for each group of terms it yields. Returns what it returns."""
@@ -107,6 +107,17 @@ class Stepper:
             weighted = value * (self.weights[name] * share)
             total = weighted if total is None else total + weighted
         return total
+
+    def _diagnostics(self, step: Step) -> Numbers:
+        """The mean of each diagnostic, none of which may be undefined: the history is JSON, which has no NaN."""
+        means = {name: sum(map(float, values)) / len(values) for name, values in step.logs.items()}
+        for name, number in means.items():
+            if not math.isfinite(number):
+                raise UserError(
+                    f"iteration {step.index}: the diagnostic '{name}' of {self.spec.method} is {number}; the last "
+                    "checkpoint is kept. Log it only where it is defined: a mean over no pixels is not"
+                )
+        return means
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip (each optimiser's gradients by their own norm) and step, if any parameter got a gradient."""
