@@ -26,10 +26,10 @@ test: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal
+	$(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal --durations 20
 
 test-slow: environment
-	$(BIN)/python -m pytest -m slow -n logical --dist worksteal
+	$(BIN)/python -m pytest -m slow -n logical --dist worksteal --durations 30
 
 environment: $(PACKAGE)
 

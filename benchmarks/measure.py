@@ -64,7 +64,9 @@ def compare(title: str, forms: Sequence[Form], settings: Settings, tiny: Setting
 
 
 def _in_a_new_process(form: Form, settings: Settings, tiny: Settings, calling: bool) -> tuple[Call | None, int]:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("forkserver")  # a small process in which nothing was computed
+    context.set_forkserver_preload(["torch"])
+    with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(_measured, form, settings, tiny, calling).result()
 
 

@@ -72,7 +72,7 @@ def test_the_table_of_checked_reading_compares_with_plain_reading(load):
 @pytest.mark.parametrize(
     ("script", "options", "forms"),
     [
-        ("association.py", ["--size", "64", "--channels", "8", "--classes", "3"], [2, 2, 2, 2]),
+        ("association.py", ["--size", "48", "--channels", "8", "--classes", "3"], [2, 2, 2, 2]),
         ("contrast.py", ["--size", "24", "--channels", "8", "--classes", "3", "--cells", "10"], [2, 2, 2]),
         (
             "self_labelling.py",
@@ -93,4 +93,4 @@ def test_scripts_print_a_table_for_each_comparison(script, options, forms):
         rows = [line.split(" | ") for line in block.splitlines() if line.startswith("| ")]
         assert len(rows) == 1 + count  # a head and the forms
         if script == "association.py":
-            assert float(rows[2][2]) > 2 * 64**4 * 4 / 2**20  # MiB: of whole matrices more than two are alive
+            assert float(rows[2][2]) > 2 * 48**4 * 4 / 2**20  # MiB: of whole matrices more than two are alive

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = {"knobs": {"width": 4, "blocks": 1, "critic_width": 4}}
 STUDY = tiny(
-    run=["source_only", "dacs_cpsl", "diga", "oracle"],
+    run=["source_only", "dacs_cpsl", "diga"],
     recipes={"diga": {"stages": {"translator": SMALL}}},
 )
 

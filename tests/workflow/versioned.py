@@ -49,9 +49,7 @@ class Versioned(Project):
         return sorted(path.parent.name for path, time in self._times().items() if before.get(path) != time)
 
     def _times(self) -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in self.folder.glob("logs/results/*/*/*.log")} | {
-            path: path.stat().st_mtime_ns for path in self.folder.glob("logs/results/objects/*/*.log")
-        }
+        return {path: path.stat().st_mtime_ns for path in self.folder.glob("logs/results/*/*/*.log")}
 
     def lock(self) -> bytes:
         return (self.folder / "dvc.lock").read_bytes()
