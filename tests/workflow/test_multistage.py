@@ -53,12 +53,6 @@ def test_the_report_has_a_row_for_every_stage_and_the_quality_of_the_labels(fini
     assert {"main", "stages", "pseudo_labels"} <= tables
 
 
-def states(pattern: str) -> Callable[[Project], bool]:
-    """Whether a run of a method has got so far that a checkpoint is there."""
-    histories = f"state/results/*/{pattern}/*/build/history.jsonl"
-    return lambda project: any(lines(path) >= 6 for path in project.folder.glob(histories))
-
-
 def is_labelling(project: Project) -> bool:
     return any(project.folder.glob("state/results/*/*/*/label-*/build"))
 

@@ -11,9 +11,8 @@ pytestmark = pytest.mark.slow
 LABELLED = {"source": {"labelled_target": {"images": 2, "finish": 1, "order": "paper"}}}
 EARLY = {"bank_start": 0, "contrast_start": 1, "ramp_iterations": 1, "weights_start": 1, "window": 1, "confidence": 0.0}
 STUDY = tiny(
-    run=["source_only", "plca", "plca_aggregated", "pipa", "source_only_semi", "memory_bank_semi"],
+    run=["source_only", "plca", "plca_aggregated", "source_only_semi", "memory_bank_semi"],
     recipes={
-        "pipa": {"stages": {"main": {"knobs": {"patch_size": [24, 24], "patch_start": 2}}}},
         "source_only_semi": {"stages": {"warmup": {"train": LABELLED}, "main": {"train": LABELLED}}},
         "memory_bank_semi": {"stages": {"warmup": {"train": LABELLED}, "main": {"train": LABELLED, "knobs": EARLY}}},
     },
@@ -57,9 +56,3 @@ def test_labelled_target_images_have_a_table_of_their_own(finished: Project) -> 
 def test_the_bank_was_filled(finished: Project) -> None:
     (history,) = finished.folder.glob("results/toytown*/memory_bank/*/history.jsonl")
     assert '"bank": 0.0' not in history.read_text().splitlines()[-1]
-
-
-def test_the_patch_term_starts_when_told(finished: Project) -> None:
-    (history,) = finished.folder.glob("results/toytown*/pipa/*/history.jsonl")
-    steps = [line for line in history.read_text().splitlines() if '"terms"' in line]
-    assert ['"patch"' in line for line in steps] == [False, False, True, True]
