@@ -146,6 +146,12 @@ def test_every_number_is_that_of_the_run_folders(swept: Path, sweep: str) -> Non
     assert set(numbers.columns) - seen <= {key for key in numbers if key.startswith("difference_to_reference")}
 
 
+def test_without_what_a_clock_says_no_word_of_it_is_left(swept: Path) -> None:
+    for table in ablation_tables(read_report(swept, measured=False)):
+        assert "Seconds" not in table.header and not any("seconds" in name for name in table.numbers)
+        assert not any(note.startswith("Seconds") for note in table.notes)
+
+
 def test_cells_show_the_numbers(swept: Path) -> None:
     table = named(ablation_tables(read_report(swept)), "ablation_grid")
     assert table.header == [

@@ -135,8 +135,8 @@ def test_a_planned_job_that_is_not_whole_is_never_locked(clone: Versioned) -> No
     assert status == 1 and f"{evaluation.relative_to(clone.folder)}: not a finished run" in output
 
 
-def test_experiments_are_told_apart_and_going_back_trains_nothing(clone: Versioned) -> None:
-    before, lock = scores(clone), clone.lock()
+def test_experiments_are_told_apart_by_parameters_scores_and_curves(clone: Versioned) -> None:
+    before = scores(clone)
     change = ("-S", "methods.dann.knobs.gamma=1.0", "--name", "flat")
     assert clone.trained(lambda: clone.succeed("dvc", "exp", "run", *change)) == ["dann"]
     after = scores(clone)
@@ -152,6 +152,3 @@ def test_experiments_are_told_apart_and_going_back_trains_nothing(clone: Version
     assert set(plots) == {"scores", "curves"}
     drawn = {(point["rev"], point["recipe"]) for point in plots["curves"][0]["content"]["data"]["values"]}
     assert {("HEAD", "dann"), ("workspace", "dann")} <= drawn
-    clone.succeed("git", "checkout", "-q", "params.yaml")
-    assert clone.trained(lambda: clone.succeed("dvc", "repro")) == []
-    assert clone.lock() == lock and clone.succeed("git", "status", "--porcelain") == ""

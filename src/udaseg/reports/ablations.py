@@ -148,10 +148,11 @@ def _notes(
             "A best point is marked only where it is better than every other one by the same test, Holm-corrected over "
             "them" + ("; here none is." if leader is None else ".")
         )
-    notes.append(
-        "Seconds: training of all stages of one seed, mean over seeds. A stage that several points share is in each of "
-        "their rows, and was trained once."
-    )
+    if report.measured:
+        notes.append(
+            "Seconds: training of all stages of one seed, mean over seeds. A stage that several points share is in "
+            "each of their rows, and was trained once."
+        )
     notes += metric_notes(report, labels)
     if any(report.final_runs(label)[0].labelled_target for label in labels):
         notes.append("N = target images with labels: these points are compared only with what had as many of them.")
