@@ -89,6 +89,7 @@ def test_through_dvc_a_module_trains_what_imports_it_and_a_comment_nothing(clone
     assert stages_run(output[0]) == ["plan"]
 
 
+@pytest.mark.long
 def test_through_snakemake_a_change_makes_what_depends_on_it_and_dvc_locks_it(clone: Versioned) -> None:
     before = clone.lock()
     module = "src/udaseg/methods/dann.py"
@@ -107,6 +108,7 @@ def test_through_snakemake_a_change_makes_what_depends_on_it_and_dvc_locks_it(cl
     assert "Nothing to be done" in clone.succeed(*SNAKEMAKE, "--", "runs")
 
 
+@pytest.mark.long
 def test_all_made_again_by_force_is_equal_byte_by_byte(clone: Versioned) -> None:
     before = clone.lock()
     for name in ("snapshot", ".dvc/cache"):
@@ -135,6 +137,7 @@ def test_a_planned_job_that_is_not_whole_is_never_locked(clone: Versioned) -> No
     assert status == 1 and f"{evaluation.relative_to(clone.folder)}: not a finished run" in output
 
 
+@pytest.mark.long
 def test_experiments_are_told_apart_by_parameters_scores_and_curves(clone: Versioned) -> None:
     before = scores(clone)
     change = ("-S", "methods.dann.knobs.gamma=1.0", "--name", "flat")

@@ -65,6 +65,7 @@ def test_a_killed_workflow_goes_on(finished: Project, started: Project) -> None:
     assert started.todo() == {"report": 1, "track": 1}
 
 
+@pytest.mark.long
 def test_jobs_whose_driver_was_killed_are_waited_for_not_doubled(started: Project) -> None:
     """Killed alone, Snakemake leaves its jobs running: the next one's jobs wait for them and take their result."""
     process = started.start(*SNAKEMAKE, "--", "runs")
@@ -108,6 +109,7 @@ def test_a_hidden_missing_child_is_never_called_a_success(finished: Project, tmp
     assert status == 0 and (evaluation / "run.json").is_file(), output
 
 
+@pytest.mark.long
 def test_going_back_to_an_earlier_plan_costs_only_its_report(finished: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     shutil.copytree(finished.folder, project.folder)
@@ -131,6 +133,7 @@ def test_gc_removes_what_a_changed_study_left(finished: Project, tmp_path: Path)
     assert project.todo() == {"report": 1, "track": 1}
 
 
+@pytest.mark.long
 def test_with_keep_going_a_failed_run_is_a_footnote_of_the_report(started: Project) -> None:
     """The others are finished and reported; the status tells of the failure; once it is mended, so is the report."""
     method = started.folder / "src/udaseg/methods/dann.py"

@@ -10,7 +10,7 @@ from test_interruptions import kill_group, lines, wait_until
 
 from udaseg.runs import is_whole, read_json, read_yaml
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 ROUNDS = {"train": {"iterations": 12, "target": {"mine": 0.8}}, "rounds": {"count": 2}}
 SOFT = {"of": "warmup", "rule": "soft", "min_pixels": 1}

@@ -55,6 +55,7 @@ def project(tmp_path: Path) -> Project:
     return Project.create(tmp_path, study())
 
 
+@pytest.mark.long
 def test_own_folders_on_both_sides(project: Project) -> None:
     theirs = 'their "images"; touch pwned & $(touch pwned) `touch pwned` \'x'
     own = study()
@@ -75,6 +76,7 @@ def test_own_folders_on_both_sides(project: Project) -> None:
     assert not list(project.folder.rglob("pwned"))
 
 
+@pytest.mark.long
 def test_a_target_without_labels_is_trained_on_and_predicted(project: Project) -> None:
     make_folder(project.folder / "theirs", 1, labels=False)
     unlabelled = study()

@@ -84,6 +84,7 @@ def test_records_are_finished_where_that_is_asked_for(project: Project) -> None:
     assert WithRecords(project.folder).todo() == {"track": 1}
 
 
+@pytest.mark.long
 def test_what_is_not_on_record_is_trained_with_all_that_it_starts_from(project: Project) -> None:
     project.study(MORE)
     # The new stage, the warm-up that is on record, and the pretraining that this starts from; both stages are scored.
