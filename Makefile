@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo study test test-slow test-long environment lock clean
+.PHONY: demo study test test-slow environment lock clean
 
 # The first of these that is Python 3.11; `make PYTHON=/path/to/python3.11 …` names another.
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
@@ -29,11 +29,7 @@ test: environment
 	$(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal --durations 20
 
 test-slow: environment
-	$(BIN)/python -m pytest -m "slow and not long" -n logical --dist worksteal --durations 30
-
-# Whole workflows one after the other: for them .ci/run has no time within its 40 minutes.
-test-long: environment
-	$(BIN)/python -m pytest -m long -n logical --dist worksteal --durations 30
+	$(BIN)/python -m pytest -m slow -n logical --dist worksteal --durations 30
 
 environment: $(PACKAGE)
 

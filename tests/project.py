@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 import pytest
 import yaml
+from warm import warm_commands
 
 from udaseg.config import Params
 from udaseg.parameters import load_params, overlay
@@ -22,6 +24,7 @@ from udaseg.runs import locked
 
 ROOT = Path(__file__).parents[1]
 SNAKEMAKE = ("snakemake", "--cores", "2", "--config", "study=tiny")
+HIDDEN = ("MLFLOW_TRACKING_URI", "SNAKEMAKE_PROFILE", "SLURM_JOB_ID")  # of whoever runs the tests
 TINY: dict[str, Any] = {
     "seeds": [0],
     "run": ["source_only", "dann"],
@@ -81,20 +84,23 @@ class Project:
     def study(self, over: dict[str, Any]) -> None:
         write_study(self.folder, over)
 
-    def start(self, *command: str) -> "subprocess.Popen[str]":
-        """Start `python -m COMMAND…` here, on this copy of the source, in a process group of its own, without GPUs."""
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "CUDA_VISIBLE_DEVICES": ""}
-        for name in ("MLFLOW_TRACKING_URI", "SNAKEMAKE_PROFILE", "SLURM_JOB_ID"):
-            environment.pop(name, None)
+    def environment(self, commands: Path) -> dict[str, str]:
+        """For commands of a folder, on this copy of the source and without GPUs."""
+        path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+        made = os.environ | {"PATH": path, "PYTHONPATH": str(self.folder / "src"), "CUDA_VISIBLE_DEVICES": ""}
+        return {name: value for name, value in made.items() if name not in HIDDEN}
+
+    def start(self, *command: str, commands: Path = Path(sys.executable).parent) -> "subprocess.Popen[str]":
+        """Start `python -m COMMAND…` here, in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            [commands / "python", "-m", *command],
+            cwd=self.folder, env=self.environment(commands), text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
     def run(self, *command: str, seconds: float = 240) -> tuple[int, str]:
-        """Exit status and output of `python -m COMMAND…`."""
-        process = self.start(*command)
+        """Exit status and output of `python -m COMMAND…`, which starts warm."""
+        process = self.start(*command, commands=warm_commands())
         try:
             output, _ = process.communicate(timeout=seconds)
         finally:
@@ -157,3 +163,11 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in ("cost.json", "env.json", "run.json")
     }
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
+    """Look again and again; AssertionError when it never is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)

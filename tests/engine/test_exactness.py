@@ -163,7 +163,6 @@ def place(root: Path, method: str, **changes: Any) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_kill_9_at_three_points_and_the_same_command_again_give_identical_bytes(tmp_path):
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir()

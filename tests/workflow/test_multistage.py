@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from project import SNAKEMAKE, Project, contents, finished_study, tiny
-from test_interruptions import kill_group, lines, wait_until
+from project import SNAKEMAKE, Project, contents, finished_study, tiny, wait_until
+from test_interruptions import kill_group, lines
 
 from udaseg.runs import is_whole, read_json, read_yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.slow
 
 ROUNDS = {"train": {"iterations": 12, "target": {"mine": 0.8}}, "rounds": {"count": 2}}
 SOFT = {"of": "warmup", "rule": "soft", "min_pixels": 1}
@@ -76,12 +76,13 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
         if labels := read_yaml(run / "spec.yaml")["labels"]:
             shutil.rmtree(project.folder / labels, ignore_errors=True)  # those of another one of them are gone with it
         shutil.rmtree(run)
-    process = project.start(*SNAKEMAKE, "--", "runs")
+    process = project.start(*SNAKEMAKE)
     wait_until(lambda: moment(project) or process.poll() is not None, seconds=240)
     assert process.poll() is None, "ended before it could be killed"
     kill_group(process.pid)
     process.communicate()
-    status, output = project.snakemake("--", "runs", seconds=600)
+    status, output = project.snakemake(seconds=600)
     assert status == 0, output
     for run in finished.folder.glob("results/*/*/*"):
         assert contents(run) == contents(project.folder / run.relative_to(finished.folder)), run.name
+    assert project.todo() == {}

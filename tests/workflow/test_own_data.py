@@ -55,14 +55,13 @@ def project(tmp_path: Path) -> Project:
     return Project.create(tmp_path, study())
 
 
-@pytest.mark.long
 def test_own_folders_on_both_sides(project: Project) -> None:
     theirs = 'their "images"; touch pwned & $(touch pwned) `touch pwned` \'x'
     own = study()
     own["datasets"]["theirs"]["root"] = theirs
     project.study(own)
     make_folder(project.folder / theirs, 1)
-    status, output = project.snakemake("--", "report")
+    status, output = project.snakemake()
     assert status == 0, output
     metrics = [read_json(path) for path in project.folder.glob("results/mine-theirs/*/*/evaluate-*/metrics.json")]
     assert len(metrics) == 2
@@ -70,13 +69,13 @@ def test_own_folders_on_both_sides(project: Project) -> None:
         assert found["classes"] == CLASSES and found["protocol"]["images"] == 2
         assert np.sum(found["scores"]["last"]["confusion"]) == 2 * 48 * 96
     assert "mIoU3" in (project.folder / "reports" / "tiny" / "tables" / "main.csv").read_text()
+    assert project.todo() == {} and not list(project.folder.rglob("pwned"))
     name = "$(touch pwned); touch pwned"
     status, output = project.run("snakemake", "--cores", "1", "--config", f"study='{name}'")
     assert status == 1 and f"study: '{name}' has no file" in output and "Traceback" not in output
     assert not list(project.folder.rglob("pwned"))
 
 
-@pytest.mark.long
 def test_a_target_without_labels_is_trained_on_and_predicted(project: Project) -> None:
     make_folder(project.folder / "theirs", 1, labels=False)
     unlabelled = study()
@@ -88,10 +87,11 @@ def test_a_target_without_labels_is_trained_on_and_predicted(project: Project) -
 
     unlabelled["evaluate"] |= {"monitor": None, "report": None}
     project.study(unlabelled)
-    status, output = project.snakemake("--", "report")
+    status, output = project.snakemake()
     assert status == 0, output
     assert not list(project.folder.rglob("evaluate-*"))
     assert (project.folder / "reports" / "tiny" / "index.html").is_file()
+    assert project.todo() == {}
 
     (run,) = project.folder.glob("results/mine-theirs/dann/*")
     assert is_whole(run) and not (run / "best.safetensors").exists()

@@ -33,7 +33,7 @@ def test_adding_a_method(tmp_path_factory: pytest.TempPathFactory) -> None:
     (methods / "__init__.py").write_text(table.replace("= {\n", f"= {{\n{line}\n", 1))
     project.study(overlay(tiny(), yaml.safe_load(block("# workflow/studies/entropy.yaml"))))
 
-    status, output = project.snakemake("--", "report")
+    status, output = project.snakemake()
 
     assert status == 0, output
     table = (project.folder / "reports" / "tiny" / "tables" / "main.md").read_text()

@@ -6,7 +6,7 @@ from project import Project, finished_study, tiny
 
 from udaseg.runs import read_json, read_yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.slow
 
 LABELLED = {"source": {"labelled_target": {"images": 2, "finish": 1, "order": "paper"}}}
 EARLY = {"bank_start": 0, "contrast_start": 1, "ramp_iterations": 1, "weights_start": 1, "window": 1, "confidence": 0.0}

@@ -6,7 +6,7 @@ from project import Project, finished_study, tiny
 
 from udaseg.runs import read_json, read_yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.slow
 
 SMALL = {"knobs": {"width": 4, "blocks": 1, "critic_width": 4}}
 STUDY = tiny(

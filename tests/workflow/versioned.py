@@ -1,14 +1,13 @@
 """A project that git and DVC version, with a remote folder: for tests that go through `dvc`."""
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from project import ROOT, Project
+from warm import warm_commands
 
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
 
@@ -18,14 +17,10 @@ class Versioned(Project):
     """Its one study is the default one, `demo`, so that `dvc repro` and a plain `snakemake` make it."""
 
     def call(self, *command: str, seconds: float = 600) -> tuple[int, str]:
-        """Exit status and output of a command of the environment, as a user types it here."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path, "PYTHONPATH": str(self.folder / "src"), "CUDA_VISIBLE_DEVICES": ""}
-        for name in ("MLFLOW_TRACKING_URI", "SNAKEMAKE_PROFILE", "SLURM_JOB_ID"):
-            environment.pop(name, None)
+        """Exit status and output of a command of the environment, as a user types it here; it starts warm."""
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=seconds, check=False,
+            command, cwd=self.folder, env=self.environment(warm_commands()), text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=seconds, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout
 
