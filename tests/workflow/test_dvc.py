@@ -120,6 +120,8 @@ def test_all_made_again_by_force_is_equal_byte_by_byte(clone: Versioned) -> None
     for name in ("snapshot", ".dvc/cache"):
         shutil.rmtree(clone.folder / name)  # with data/ and results/, of which a clone has none yet
     assert clone.trained(lambda: clone.succeed("dvc", "repro", "--force")) == EVERY
+    assert clone.lock() == before
+    assert clone.trained(lambda: clone.succeed("dvc", "repro", "--force")) == []  # what is there need not be trained
     assert clone.lock() == before and clone.succeed("git", "status", "--porcelain") == ""
 
 

