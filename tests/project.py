@@ -165,7 +165,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
     """Look again and again; AssertionError when it never is so."""
     end = time.monotonic() + seconds
     while not condition():

@@ -77,7 +77,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bytes(
             shutil.rmtree(project.folder / labels, ignore_errors=True)  # those of another one of them are gone with it
         shutil.rmtree(run)
     process = project.start(*SNAKEMAKE)
-    wait_until(lambda: moment(project) or process.poll() is not None, seconds=240)
+    wait_until(lambda: moment(project) or process.poll() is not None)
     assert process.poll() is None, "ended before it could be killed"
     kill_group(process.pid)
     process.communicate()
