@@ -7,6 +7,8 @@ SHELL := /bin/bash
 # The first of these that is Python 3.11; `make PYTHON=/path/to/python3.11 …` names another.
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
 	$$name -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$name && break; done)
+# Without compiled modules each of the many processes would compile PyTorch's sources first, ten seconds and more.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 # Stamps are named after what they were made from and written last: a changed lock makes a new environment, a changed
