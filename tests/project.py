@@ -165,9 +165,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
-    """Look again and again; AssertionError when it never is so."""
-    end = time.monotonic() + seconds
+def wait_until(condition: Callable[[], object]) -> None:
+    """Look again and again; AssertionError when it is not so within four minutes."""
+    end = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
