@@ -13,16 +13,16 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from udaseg.driver import open_study
+from udaseg.cli.workflow import open_study
 from udaseg.errors import UserError
-from udaseg.snapshot import PARTS
+from udaseg.archive.dvc_snapshot import PARTS
 
 try:
     PLAN = open_study(config.get("study"), sys.argv, workflow.is_main_process, str(config.get("records", "no")))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-UDASEG = f"{shlex.quote(sys.executable)} -m udaseg.cli"
+UDASEG = f"{shlex.quote(sys.executable)} -m udaseg.cli.main"
 
 
 def parents(folder):

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from udaseg.config import ToytownData
-from udaseg.data.base import open_dataset
-from udaseg.data.images import read_ids, read_image
-from udaseg.data.prepare import prepare
-from udaseg.data.prepared import PreparedSet
+from udaseg.config.schema import ToytownData
+from udaseg.data.datasets.base import open_dataset
+from udaseg.data.sets.build import prepare
+from udaseg.data.sets.images import read_ids, read_image
+from udaseg.data.sets.read import PreparedSet
 from udaseg.validation import validate
 
 CLASSES = ["road", "building", "sky", "car"]

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 
-from udaseg.config import Exactness
-from udaseg.instructions import limit_instructions
+from udaseg.config.schema import Exactness
+from udaseg.machine.cpu import limit_instructions
 
 SETTINGS = ("native", "portable")
 ROUNDS, STEPS = 5, 10
@@ -35,8 +35,8 @@ def measure(setting: str) -> None:
 
     import torch
 
-    from udaseg.config import Network
-    from udaseg.engine.environment import make_exact
+    from udaseg.config.schema import Network
+    from udaseg.machine.environment import make_exact
     from udaseg.nets.build import build_network
     from udaseg.ops.losses import cross_entropy, resize
 

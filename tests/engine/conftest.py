@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny import prepare_objects
+from support.tiny import prepare_objects
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from tiny import CLASSES, train_spec
+from support.tiny import CLASSES, train_spec
 from torch import nn
 
-from udaseg.config import Labels, Protocol
+from udaseg.config.schema import Labels, Protocol
 from udaseg.engine.aggregated import Aggregated
 from udaseg.engine.predict import PLAIN, predict_scores
 from udaseg.errors import UserError

@@ -5,17 +5,18 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import CPU, objects_spec
+from support.tiny import CPU, objects_spec
 
-from udaseg.data.classes import colourise
-from udaseg.data.objects import NAMES
-from udaseg.data.prepared import PreparedSet
+from udaseg.data.datasets.classes import colourise
+from udaseg.data.datasets.objects import NAMES
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.apply import predict_files
 from udaseg.engine.predict import PLAIN, load_predictor, predictions
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
-from udaseg.runs import publish, read_json, write_json, write_yaml
+from udaseg.runs.files import read_json, write_json, write_yaml
+from udaseg.runs.folder import publish
 
 
 def trained(spec, root):
@@ -67,7 +68,7 @@ def test_label_maps_and_overlays_have_the_images_size(run, images, tmp_path):
 @pytest.mark.parametrize("weights", ["last", "best"])
 def test_an_evaluated_image_is_predicted_as_it_was_scored(weights, run, target, tmp_path):
     # The image at native size, as its data set gives it, goes in here; evaluation reads what was resized by `prepare`.
-    from udaseg.data.base import open_dataset
+    from udaseg.data.datasets.base import open_dataset
 
     prepared = PreparedSet(target)
     items = open_dataset(type_of(prepared.spec), None, tmp_path).items("test")
@@ -83,7 +84,7 @@ def test_an_evaluated_image_is_predicted_as_it_was_scored(weights, run, target, 
 
 
 def type_of(content):
-    from udaseg.config import ObjectsData
+    from udaseg.config.schema import ObjectsData
     from udaseg.validation import validate
 
     return validate(ObjectsData, content)

@@ -13,7 +13,7 @@ from udaseg.engine.checkpoint import (
     save_tensors,
 )
 from udaseg.errors import UserError
-from udaseg.runs import sha256
+from udaseg.runs.files import sha256
 
 
 def model(seed=0):

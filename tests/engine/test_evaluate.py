@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import CPU, EXACT, objects_spec, prepare_objects
+from support.tiny import CPU, EXACT, objects_spec, prepare_objects
 from torch import nn
 
-from udaseg.config import Protocol
-from udaseg.data.objects import NAMES
-from udaseg.data.prepared import PreparedSet
+from udaseg.config.schema import Protocol
+from udaseg.data.datasets.objects import NAMES
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.aggregated import Aggregated
 from udaseg.engine.evaluate import evaluate
 from udaseg.engine.metrics import confusion_matrix
@@ -18,8 +18,9 @@ from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.ops.losses import resize
-from udaseg.runs import publish, read_json, write_json, write_yaml
-from udaseg.specs import EvaluateSpec
+from udaseg.runs.files import read_json, write_json, write_yaml
+from udaseg.runs.folder import publish
+from udaseg.runs.spec import EvaluateSpec
 from udaseg.validation import validate
 
 SETS = {"mIoU11": list(NAMES), "mIoU2": ["disc", "square"]}

@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CPU, EXACT, objects_spec, prepare_objects
+from support.tiny import CPU, EXACT, objects_spec, prepare_objects
 
 import udaseg
-from udaseg.cli import main
-from udaseg.config import Exactness
-from udaseg.drafts import training_code
-from udaseg.engine.environment import describe, make_exact
+from udaseg.cli.main import main
+from udaseg.config.schema import Exactness
 from udaseg.errors import UserError
-from udaseg.instructions import PORTABLE, limit_instructions, limit_numpy, require_instructions
-from udaseg.refusals import told_refusals
-from udaseg.runs import is_whole, read_json, sha256, write_yaml
+from udaseg.jobs.build import training_code
+from udaseg.machine.cpu import PORTABLE, limit_instructions, limit_numpy, require_instructions
+from udaseg.machine.environment import describe, make_exact
+from udaseg.machine.torch_errors import told_refusals
+from udaseg.runs.files import read_json, sha256, write_yaml
+from udaseg.runs.folder import is_whole
 
 RESULT = ("model.safetensors", "state.safetensors", "best.safetensors", "history.jsonl", "result.json", "spec.yaml")
 
@@ -144,7 +145,7 @@ def start(root: Path, **variables: str) -> "subprocess.Popen[bytes]":
     """The train verb, as Snakemake calls it."""
     environment = os.environ | {"PYTHONPATH": str(Path(udaseg.__file__).parents[1]), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        [sys.executable, "-m", "udaseg.cli", "train", "spec.yaml"],
+        [sys.executable, "-m", "udaseg.cli.main", "train", "spec.yaml"],
         cwd=root, env=environment | variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, jaccard_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from udaseg.data.classes import IGNORE
+from udaseg.data.datasets.classes import IGNORE
 from udaseg.engine.metrics import class_ious, confusion_matrix, scores
 from udaseg.ops import losses
 

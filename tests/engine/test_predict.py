@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CLASSES, CPU, train_spec
+from support.tiny import CLASSES, CPU, train_spec
 from torch import nn
 
-from udaseg.config import Protocol, Sliding
+from udaseg.config.schema import Protocol, Sliding
 from udaseg.engine.checkpoint import save_tensors
 from udaseg.engine.predict import PLAIN, _starts, load_predictor, predict_scores, to_tensor
 from udaseg.errors import UserError

@@ -5,12 +5,13 @@ import os
 import shutil
 
 import pytest
-from tiny import CPU, SOURCE_VIEW, TARGET_VIEW, objects_spec, prepare_objects
+from support.tiny import CPU, SOURCE_VIEW, TARGET_VIEW, objects_spec, prepare_objects
 
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
-from udaseg.runs import is_whole, publish, read_json, read_lines, sha256
+from udaseg.runs.files import read_json, read_lines, sha256
+from udaseg.runs.folder import is_whole, publish
 
 RESULT = ("model.safetensors", "state.safetensors", "best.safetensors", "history.jsonl", "result.json")
 

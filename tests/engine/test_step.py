@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tiny import CPU, batch, equal, stepper, steps, tensors, train_spec
+from support.tiny import CPU, batch, equal, stepper, steps, tensors, train_spec
 
 from udaseg.engine.step import Stepper
 from udaseg.errors import UserError

@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import CPU, objects_spec, prepare_objects
+from support.tiny import CPU, objects_spec, prepare_objects
 
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Method, MethodSpec, supervised
-from udaseg.runs import publish, read_json, read_lines, write_json, write_yaml
+from udaseg.runs.files import read_json, read_lines, write_json, write_yaml
+from udaseg.runs.folder import publish
 
 RESULT = ("model.safetensors", "state.safetensors", "best.safetensors", "history.jsonl", "result.json")
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import CPU, objects_spec
+from support.tiny import CPU, objects_spec
 
 from udaseg.engine.evaluate import predictions
 from udaseg.engine.predict import PLAIN
@@ -16,7 +16,7 @@ from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.nets.small import SmallBackbone
-from udaseg.runs import read_json
+from udaseg.runs.files import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
+from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Step, supervised
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
 from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels

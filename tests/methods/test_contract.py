@@ -11,13 +11,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
-from cuda_operators import as_on_cuda
-from tiny import batch, equal, needed, stepper, steps, tensors, train_spec
+from support.cuda_operators import as_on_cuda
+from support.tiny import batch, equal, needed, stepper, steps, tensors, train_spec
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from udaseg.data.streams import VIEWS
+from udaseg.data.batches.streams import VIEWS
 from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.engine.step import Stepper
 from udaseg.errors import UserError

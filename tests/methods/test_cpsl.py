@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
+from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
 
-from udaseg.data.views import Geometry
+from udaseg.data.batches.views import Geometry
 from udaseg.errors import UserError
 from udaseg.methods import cpsl
 from udaseg.methods.base import Context, Step

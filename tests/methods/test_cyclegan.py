@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import (
+from support.tiny import (
     CPU,
     SOURCE_VIEW,
     TARGET_VIEW,
@@ -16,7 +16,7 @@ from tiny import (
     train_spec,
 )
 
-from udaseg.data.streams import Batch, Labelled, Target
+from udaseg.data.batches.streams import Batch, Labelled, Target
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
@@ -24,7 +24,7 @@ from udaseg.methods import METHODS
 from udaseg.methods.base import Step
 from udaseg.nets.translator import Generator
 from udaseg.ops.edges import edge_loss
-from udaseg.runs import read_json
+from udaseg.runs.files import read_json
 
 KNOBS = {"width": 4, "blocks": 1, "critic_width": 8}
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import CLASSES, batch, equal, stepper, steps, tensors, train_spec
+from support.tiny import CLASSES, batch, equal, stepper, steps, tensors, train_spec
 
-from udaseg.data.streams import Batch, Labelled, Target
+from udaseg.data.batches.streams import Batch, Labelled, Target
 from udaseg.errors import UserError
 from udaseg.methods import host
 from udaseg.methods.base import Step

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
+from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
 
 from udaseg.errors import UserError
 from udaseg.methods import METHODS

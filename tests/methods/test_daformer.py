@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import batch, equal, stepper, steps, tensors, train_spec
+from support.tiny import batch, equal, stepper, steps, tensors, train_spec
 
-from udaseg.data.streams import Batch, Labelled
+from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.errors import UserError
 from udaseg.methods.base import Step

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import batch, equal, stepper, steps, tensors, train_spec
+from support.tiny import batch, equal, stepper, steps, tensors, train_spec
 
 from udaseg.methods.base import Step
 from udaseg.ops.adversarial import SOURCE, TARGET, domain_loss

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
+from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
 from torch import nn
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step

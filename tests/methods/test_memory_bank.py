@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import batch, equal, needed, stepper, steps, tensors, train_spec
+from support.tiny import batch, equal, needed, stepper, steps, tensors, train_spec
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.methods.base import Step
 from udaseg.methods.memory_bank import CONTRAST, ON_TARGET, Config

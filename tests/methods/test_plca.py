@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
+from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors, train_spec
 
-from udaseg.data.streams import Batch, Labelled
+from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.errors import UserError
 from udaseg.methods.base import Step
 from udaseg.methods.plca import SPEC, Config, shrink

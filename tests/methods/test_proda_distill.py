@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import batch, equal, needed, stepper, steps, tensors, train_spec
+from support.tiny import batch, equal, needed, stepper, steps, tensors, train_spec
 
 from udaseg.methods.base import Step
 from udaseg.ops.losses import cross_entropy, resize

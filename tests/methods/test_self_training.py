@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import batch, equal, needed, stepper, steps, tensors, train_spec
+from support.tiny import batch, equal, needed, stepper, steps, tensors, train_spec
 
 SELF_TRAINING = ("dacs", "daformer", "cbst", "proda", "proda_distill")
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny import translator
+from support.tiny import translator
 
-from udaseg.config import Network
+from udaseg.config.schema import Network
 from udaseg.errors import UserError
 from udaseg.methods.base import Context
 from udaseg.methods.translation import (

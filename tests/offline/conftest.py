@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from labelling import OBJECTS, SIZE, finished_run
-from tiny import prepare_objects
+from support.labelling import OBJECTS, SIZE, finished_run
+from support.tiny import prepare_objects
 
-from udaseg.config import ObjectsData
-from udaseg.data.base import open_dataset
-from udaseg.data.objects import NAMES
-from udaseg.data.prepare import prepare
+from udaseg.config.schema import ObjectsData
+from udaseg.data.datasets.base import open_dataset
+from udaseg.data.datasets.objects import NAMES
+from udaseg.data.sets.build import prepare
 from udaseg.validation import validate
 
 

@@ -8,22 +8,23 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from labelling import AVERAGED, PROTOCOL, QUARTER, RULE, SIZE, finished_run, label_spec, labelled, net_of
-from tiny import CPU, relabel
+from support.labelling import AVERAGED, PROTOCOL, QUARTER, RULE, SIZE, finished_run, label_spec, labelled, net_of
+from support.tiny import CPU, relabel
 
-from udaseg import verbs
-from udaseg.config import Protocol
-from udaseg.data.images import read_ids
-from udaseg.data.objects import NAMES
-from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import HARD, WITH_PROTOTYPES, PseudoLabels
-from udaseg.devices import Device
-from udaseg.drafts import label_code
+from udaseg.cli import job_commands as verbs
+from udaseg.config.schema import Protocol
+from udaseg.data.datasets.objects import NAMES
+from udaseg.data.sets.images import read_ids
+from udaseg.data.sets.pseudo_labels import HARD, WITH_PROTOTYPES, PseudoLabels
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.engine.predict import to_tensor
 from udaseg.errors import UserError
+from udaseg.jobs.build import label_code
+from udaseg.machine.devices import Device
 from udaseg.offline.label import _probabilities, label
-from udaseg.runs import is_whole, publish, read_json, write_json, write_yaml
+from udaseg.runs.files import read_json, write_json, write_yaml
+from udaseg.runs.folder import is_whole, publish
 
 C = len(NAMES)
 RULES = ("threshold", "class_balanced", "entropy", "soft", "argmax")
@@ -460,7 +461,7 @@ class TestVerb:
     @pytest.fixture
     def folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("udaseg.devices.take_device", lambda: Device("cpu"))
+        monkeypatch.setattr("udaseg.machine.devices.take_device", lambda: Device("cpu"))
         return tmp_path / "results" / "label-0"
 
     def start(self, run, target, code=None, **changes):

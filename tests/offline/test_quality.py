@@ -6,18 +6,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from labelling import QUARTER, SIZE, labelled, quality_spec
-from tiny import relabel
+from support.labelling import QUARTER, SIZE, labelled, quality_spec
+from support.tiny import relabel
 
-from udaseg import verbs
-from udaseg.data.images import read_ids
-from udaseg.data.objects import NAMES
-from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import HARD, PseudoLabels
-from udaseg.drafts import quality_code
+from udaseg.cli import job_commands as verbs
+from udaseg.data.datasets.objects import NAMES
+from udaseg.data.sets.images import read_ids
+from udaseg.data.sets.pseudo_labels import HARD, PseudoLabels
+from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
+from udaseg.jobs.build import quality_code
 from udaseg.offline.quality import quality
-from udaseg.runs import is_whole, read_json, write_json, write_yaml
+from udaseg.runs.files import read_json, write_json, write_yaml
+from udaseg.runs.folder import is_whole
 
 RULES = ("threshold", "class_balanced", "entropy", "soft", "argmax")
 
@@ -132,7 +133,7 @@ def test_the_verb_takes_no_device_and_publishes(run, target, tmp_path, monkeypat
         raise AssertionError("a device was taken")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("udaseg.devices.take_device", take_device)
+    monkeypatch.setattr("udaseg.machine.devices.take_device", take_device)
     spec = quality_spec(labelled(tmp_path, run, target), target, "results/quality-0", code=quality_code())
     write_yaml(Path("spec.yaml"), spec.model_dump(mode="json"))
     verbs.quality(Namespace(spec=Path("spec.yaml")))

@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import CPU, EXACT, translator
+from support.tiny import CPU, EXACT, translator
 
-from udaseg.data.images import read_image
-from udaseg.data.prepared import PreparedSet
+from udaseg.data.sets.images import read_image
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import save_tensors
 from udaseg.errors import UserError
 from udaseg.nets.translator import Generator
 from udaseg.offline.translate import drawn_pairs, translate
 from udaseg.ops.losses import resize
 from udaseg.ops.translation import lab_transfer
-from udaseg.runs import publish, read_json, write_json, write_yaml
-from udaseg.specs import TranslateSpec
+from udaseg.runs.files import read_json, write_json, write_yaml
+from udaseg.runs.folder import publish
+from udaseg.runs.spec import TranslateSpec
 from udaseg.validation import validate
 
 

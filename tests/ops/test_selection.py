@@ -6,14 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udaseg.ops.losses import IGNORE
-from udaseg.ops.selection import (
-    ClassPools,
-    class_balanced_labels,
-    entropy_labels,
-    mined_classes,
-    rare_classes,
-    scaled,
-)
+from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels, mined_classes, rare_classes, scaled
 
 
 def probabilities(*shape, seed=0, sharpness=2.0, dim=0):

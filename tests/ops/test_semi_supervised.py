@@ -6,13 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.semi_supervised import (
-    confident_cross_entropy,
-    cosine_keep,
-    normalised_entropy,
-    ramp_up,
-    teacher_labels,
-)
+from udaseg.ops.semi_supervised import confident_cross_entropy, cosine_keep, normalised_entropy, ramp_up, teacher_labels
 
 
 def random(*shape, seed=0):

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fabricate import fabricate
+from support.fabricate import fabricate
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import fabricate as studies
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fabricate import CLASSES, Point, Sweep, fabricate
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from support import fabricate as studies
+from support.fabricate import CLASSES, Point, Sweep, fabricate
 
 from udaseg.reports.ablation_figures import UNCHANGED, ablation_figures, axis_name, position
 from udaseg.reports.ablations import ablation_tables, sweep_points

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fabricate import fabricate
 from PIL import Image
+from support.fabricate import fabricate
 
 from udaseg.reports import page
 from udaseg.reports.build import build_report

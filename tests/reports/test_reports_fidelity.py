@@ -8,18 +8,18 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from project import ROOT
+from support.project import ROOT
 
-from udaseg import config
+from udaseg.config import schema as config
+from udaseg.jobs.plan import make_plan
 from udaseg.methods import METHODS
-from udaseg.parameters import load_params
-from udaseg.plan import make_plan
 from udaseg.reports import fidelity
 from udaseg.reports.cells import DASH, Table
 from udaseg.reports.collect import read_report, read_runs
 from udaseg.reports.fidelity import FIELDS, fidelity_table
 from udaseg.reports.study import Report
-from udaseg.specs import ReportSpec
+from udaseg.runs.spec import ReportSpec
+from udaseg.study.resolve import load_params
 
 # What the sweep study leaves out, and why.
 UNMEASURED = {

@@ -13,13 +13,13 @@ import matplotlib
 import numpy as np
 import pytest
 import yaml
-from fabricate import CLASSES, fabricate
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from support.fabricate import CLASSES, fabricate
 
 from udaseg.reports.collect import read_report
 from udaseg.reports.confusion import PANELS, confusion_figure

@@ -7,10 +7,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import fabricate
 import pytest
 import yaml
 from matplotlib.text import Text
+from support import fabricate
 
 from udaseg.reports.collect import read_report
 from udaseg.reports.figures import all_figures
@@ -19,7 +19,7 @@ from udaseg.reports.pictures import scenes
 from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.stages import shared_notes, stage_table
 from udaseg.reports.tables import class_table, cost_table, main_table, run_table
-from udaseg.runs import sha256
+from udaseg.runs.files import sha256
 
 NAME = "PLCA, mIoU11_aggregated"
 

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from udaseg.data.classes import colourise
+from udaseg.data.datasets.classes import colourise
 from udaseg.reports import page
 from udaseg.reports.cells import DASH, Table
 from udaseg.reports.collect import read_report

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fabricate import CLASSES
+from support.fabricate import CLASSES
 
 from udaseg.errors import UserError
 from udaseg.reports import page

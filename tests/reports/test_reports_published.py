@@ -13,19 +13,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fabricate import fabricate
-from project import ROOT
+from support.fabricate import fabricate
+from support.project import ROOT
 
-from udaseg.config import Params
-from udaseg.parameters import load_params
+from udaseg.config.schema import Params
 from udaseg.reports import published, writers
 from udaseg.reports.cells import DASH, Table
 from udaseg.reports.collect import read_report
 from udaseg.reports.compare import difference, holm
 from udaseg.reports.published import PREFIX, SCORE, published_tables, read_entries, read_figures
 from udaseg.reports.study import Report
-from udaseg.runs import read_json
-from udaseg.sweeps import sweep_rows
+from udaseg.runs.files import read_json
+from udaseg.study.resolve import load_params
+from udaseg.study.sweeps import sweep_rows
 
 GIVEN = Path(os.environ.get("UDASEG_PUBLISHED") or ROOT.parent / "shared" / "published" / "published.csv")
 GTA = ("GTA5", "Cityscapes")

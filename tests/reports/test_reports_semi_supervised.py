@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from fabricate import TITLES, fabricate
 from matplotlib.text import Text
+from support.fabricate import TITLES, fabricate
 
 from udaseg.reports import page
 from udaseg.reports.build import build_report

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fabricate import CLASSES, IMAGES
+from support.fabricate import CLASSES, IMAGES
 
 from udaseg.reports import page
 from udaseg.reports.collect import missing_footnotes, read_report

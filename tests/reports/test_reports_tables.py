@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from fabricate import CLASSES, TITLES, fabricate
+from support.fabricate import CLASSES, TITLES, fabricate
 
 from udaseg.errors import UserError
 from udaseg.reports.cells import cell, summarise

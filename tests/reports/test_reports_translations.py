@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fabricate import SIZE
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from support.fabricate import SIZE
 
-from udaseg.data.images import write_png
+from udaseg.data.sets.images import write_png
 from udaseg.reports.build import build_report
 from udaseg.reports.collect import read_report
 from udaseg.reports.style import lay_out, render
 from udaseg.reports.translations import CAPTION, contact_sheet
-from udaseg.runs import publish, write_json, write_yaml
+from udaseg.runs.files import write_json, write_yaml
+from udaseg.runs.folder import publish
 
 PLACE = Path("results/toytown_source-toytown_target")
 PICTURES = 2

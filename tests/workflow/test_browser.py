@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from browser import Visit, visit
 from matplotlib.figure import Figure
-from reports.fabricate import fabricate
+from support.browser import Visit, visit
+from support.fabricate import fabricate
 
 from udaseg.reports import page
 from udaseg.reports.collect import read_report

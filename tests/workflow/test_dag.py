@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from project import Project, finished_study, tiny
+from support.project import Project, finished_study, tiny
 
-from udaseg.runs import is_whole
+from udaseg.runs.folder import is_whole
 
 
 @pytest.fixture(scope="module")

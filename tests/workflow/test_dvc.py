@@ -12,10 +12,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from project import made_once, tiny, write_study
-from versioned import Versioned, versioned_files
+from support.project import made_once, tiny, write_study
+from support.versioned import Versioned, versioned_files
 
-from udaseg.runs import read_json
+from udaseg.runs.files import read_json
 
 pytestmark = pytest.mark.slow
 

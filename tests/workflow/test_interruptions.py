@@ -6,9 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from project import SNAKEMAKE, Project, contents, finished_study, tiny, wait_until
+from support.project import SNAKEMAKE, Project, contents, finished_study, tiny, wait_until
 
-from udaseg.runs import read_json
+from udaseg.runs.files import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def started(finished: Project, tmp_path: Path) -> Project:
     shutil.copytree(finished.folder, project.folder)
     for name in ("reports", "state", "results/toytown_source-toytown_target", ".snakemake"):
         shutil.rmtree(project.folder / name)
-    assert project.run("udaseg.cli", "plan", "--study", "tiny", "--write")[0] == 0
+    assert project.run("udaseg.cli.main", "plan", "--study", "tiny", "--write")[0] == 0
     return project
 
 
@@ -117,7 +117,7 @@ def test_gc_removes_what_a_changed_study_left(finished: Project, tmp_path: Path)
     project = Project(tmp_path / "project")
     shutil.copytree(finished.folder, project.folder)
     project.study(LONGER | {"run": ["source_only"]})
-    status, output = project.run("udaseg.cli", "gc", "--delete")
+    status, output = project.run("udaseg.cli.main", "gc", "--delete")
     assert status == 0 and "1 folders that none of the studies tiny plans: removed" in output
     assert not list(project.folder.glob("results/*/dann/*"))
     assert project.todo() == {"report": 1, "track": 1}

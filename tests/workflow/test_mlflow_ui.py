@@ -15,15 +15,15 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from browser import Visit, visit
-from reports.fabricate import SWEEPS, fabricate
+from support.browser import Visit, visit
+from support.fabricate import SWEEPS, fabricate
 
 from udaseg.reports.ablation_figures import ablation_figures
 from udaseg.reports.ablations import ablation_tables
 from udaseg.reports.collect import read_report
 from udaseg.reports.style import render
 from udaseg.reports.writers import to_markdown
-from udaseg.runs import write_bytes, write_text
+from udaseg.runs.files import write_bytes, write_text
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             for kind, content in render(figure).items():
                 write_bytes(report.output / "figures" / f"{name}.{kind}", content)
         code = (
-            "import sys; from pathlib import Path; from udaseg.tracking import track; track(*map(Path, sys.argv[1:]))"
+            "import sys; from pathlib import Path; from udaseg.tracking.store import track;"
+            " track(*map(Path, sys.argv[1:]))"
         )
         subprocess.run([sys.executable, "-c", code, str(spec), "note.json"], env=clean, check=True, timeout=600)
         assert json.loads(Path("note.json").read_text())["status"] == "sent"

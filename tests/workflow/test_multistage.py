@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from project import SNAKEMAKE, Project, contents, finished_study, tiny, wait_until
+from support.project import SNAKEMAKE, Project, contents, finished_study, tiny, wait_until
 from test_interruptions import kill_group, lines
 
-from udaseg.runs import is_whole, read_json, read_yaml
+from udaseg.runs.files import read_json, read_yaml
+from udaseg.runs.folder import is_whole
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from project import Project, tiny
+from support.project import Project, tiny
 
-from udaseg.runs import is_whole, read_json
+from udaseg.runs.files import read_json
+from udaseg.runs.folder import is_whole
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +97,7 @@ def test_a_target_without_labels_is_trained_on_and_predicted(project: Project) -
     (run,) = project.folder.glob("results/mine-theirs/dann/*")
     assert is_whole(run) and not (run / "best.safetensors").exists()
     images = [str(path) for path in sorted((project.folder / "theirs" / "test" / "images").iterdir())]
-    status, output = project.run("udaseg.cli", "predict", "--run", str(run), "--output", "maps", *images)
+    status, output = project.run("udaseg.cli.main", "predict", "--run", str(run), "--output", "maps", *images)
     assert status == 0, output
     maps = [path for path in (project.folder / "maps").rglob("*.png") if Image.open(path).mode in ("L", "P")]
     assert maps and all(Image.open(path).size == (96, 48) for path in maps)

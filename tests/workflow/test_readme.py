@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from project import ROOT, Project, load, tiny
+from support.project import ROOT, Project, load, tiny
 
-from udaseg.parameters import overlay
-from udaseg.plan import make_plan
+from udaseg.jobs.plan import make_plan
+from udaseg.study.resolve import overlay
 
 README = (ROOT / "README.md").read_text()
 

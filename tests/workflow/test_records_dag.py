@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from project import Project, finished_study, made_once, tiny
+from support.project import Project, finished_study, made_once, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def keep(finished: Project, folder: Path) -> None:
     project = Project(folder)
     (project.folder / REFERENCE / "runs/an/older").mkdir(parents=True)
     (project.folder / REFERENCE / "runs/an/older/spec.yaml").touch()
-    status, output = project.run("udaseg.cli", "keep", "--study", "tiny")
+    status, output = project.run("udaseg.cli.main", "keep", "--study", "tiny")
     assert status == 0, output
     assert f"removed: {REFERENCE}/runs/an/older/spec.yaml" in output
     assert f"{REFERENCE}: 5 finished jobs and their report" in output and output.endswith("0 are not finished\n")
@@ -65,7 +65,7 @@ def test_a_record_is_small_and_holds_no_weights(kept: Project) -> None:
 
 
 def test_the_report_is_made_again_without_training(project: Project) -> None:
-    status, output = project.run("udaseg.cli", "report", f"{REFERENCE}/report.yaml")
+    status, output = project.run("udaseg.cli.main", "report", f"{REFERENCE}/report.yaml")
     assert status == 0, output
     assert not (project.folder / "results").exists()
     made, reference = project.folder / "reports/tiny", project.folder / REFERENCE

@@ -2,9 +2,9 @@
 
 import pandas as pd
 import pytest
-from project import Project, finished_study, tiny
+from support.project import Project, finished_study, tiny
 
-from udaseg.runs import read_json, read_yaml
+from udaseg.runs.files import read_json, read_yaml
 
 pytestmark = pytest.mark.slow
 

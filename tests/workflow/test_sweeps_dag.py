@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import Project, tiny
+from support.project import Project, tiny
 
-from udaseg.parameters import load_params
-from udaseg.plan import make_plan
-from udaseg.runs import write_text
+from udaseg.jobs.plan import make_plan
+from udaseg.runs.files import write_text
+from udaseg.study.resolve import load_params
 
 pytestmark = pytest.mark.slow
 

@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from udaseg.data.classes import colourise
-from udaseg.data.images import read_image
-from udaseg.devices import take_device
-from udaseg.engine.environment import make_exact
+from udaseg.data.datasets.classes import colourise
+from udaseg.data.sets.images import read_image
 from udaseg.engine.predict import PLAIN, load_predictor, predict_scores, to_tensor
 from udaseg.errors import UserError
+from udaseg.machine.devices import take_device
+from udaseg.machine.environment import make_exact
 from udaseg.nets.base import SegmentationNet
-from udaseg.runs import read_json, read_yaml, require_whole, write_bytes
-from udaseg.specs import TrainSpec, read_spec
+from udaseg.runs.files import read_json, read_yaml, write_bytes
+from udaseg.runs.folder import require_whole
+from udaseg.runs.spec import TrainSpec, read_spec
 
 FILES = {"last": "model.safetensors", "best": "best.safetensors"}
 LARGEST_ID = 65535  # of a 16-bit label map

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from udaseg.errors import UserError
-from udaseg.runs import sha256, write_bytes
+from udaseg.runs.files import sha256, write_bytes
 
 # The name tells the number of finished iterations and the beginning of the file's checksum.
 NAME = re.compile(r"resume-(\d{8})-([0-9a-f]{16})\.safetensors")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from udaseg.runs import read_json, write_json
+from udaseg.runs.files import read_json, write_json
 
 
 class Cost:

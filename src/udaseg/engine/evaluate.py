@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from udaseg.data.images import write_png
-from udaseg.data.prepared import PreparedSet
+from udaseg.data.sets.images import write_png
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.aggregated import Aggregated
-from udaseg.engine.counts import FILE, image_counts, write_counts
-from udaseg.engine.environment import make_exact
 from udaseg.engine.metrics import confusion_matrix, scores
 from udaseg.engine.predict import load_predictor, predictions
 from udaseg.engine.sets import require_finished
-from udaseg.runs import read_json, write_json
-from udaseg.specs import EvaluateSpec
+from udaseg.machine.environment import make_exact
+from udaseg.runs.counts import FILE, image_counts, write_counts
+from udaseg.runs.files import read_json, write_json
+from udaseg.runs.spec import EvaluateSpec
 
 
 def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from udaseg.data.classes import IGNORE
+from udaseg.data.datasets.classes import IGNORE
 
 
 def confusion_matrix(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:

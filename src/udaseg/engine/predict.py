@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from udaseg.config import Network, Protocol
-from udaseg.data.prepared import PreparedSet
+from udaseg.config.schema import Network, Protocol
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
-from udaseg.engine.memory import memory_named
 from udaseg.errors import UserError
+from udaseg.machine.memory import memory_named
 from udaseg.nets.base import SegmentationNet
 from udaseg.nets.build import build_network
 from udaseg.ops.losses import resize

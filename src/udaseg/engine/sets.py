@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import PseudoLabels
+from udaseg.data.sets.pseudo_labels import PseudoLabels
+from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
-from udaseg.runs import read_json, read_yaml, require_whole
-from udaseg.specs import TrainSpec
+from udaseg.runs.files import read_json, read_yaml
+from udaseg.runs.folder import require_whole
+from udaseg.runs.spec import TrainSpec
 
 
 def open_sets(spec: TrainSpec) -> dict[str, PreparedSet]:

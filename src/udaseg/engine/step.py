@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from udaseg.data.streams import Batch
-from udaseg.engine.memory import memory_named
-from udaseg.engine.optimisers import Optimisers, rate_factor, scale_rates
+from udaseg.data.batches.streams import Batch
+from udaseg.engine.optimizers import Optimisers, rate_factor, scale_rates
 from udaseg.errors import UserError
+from udaseg.machine.memory import memory_named
 from udaseg.methods.base import Method, Step
+from udaseg.runs.spec import TrainSpec
 from udaseg.seeding import seed_for
-from udaseg.specs import TrainSpec
 
 Numbers = dict[str, float]
 

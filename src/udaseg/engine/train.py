@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from udaseg.data.loader import batches
-from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import PseudoLabels
-from udaseg.data.streams import Streams
+from udaseg.data.batches.loader import batches
+from udaseg.data.batches.streams import Streams
+from udaseg.data.sets.pseudo_labels import PseudoLabels
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_resume, load_tensors, save_resume, save_tensors
 from udaseg.engine.cost import Cost
-from udaseg.engine.environment import make_exact
-from udaseg.engine.memory import memory_named
 from udaseg.engine.metrics import confusion_matrix, scores
 from udaseg.engine.predict import PLAIN, predictions
 from udaseg.engine.sets import fingerprints, open_labels, open_sets, require_finished, require_same
 from udaseg.engine.step import Stepper
 from udaseg.errors import Interrupted, UserError
-from udaseg.interrupts import Interrupts
+from udaseg.machine.environment import make_exact
+from udaseg.machine.memory import memory_named
+from udaseg.machine.signals import Interrupts
 from udaseg.methods.base import Context, Method
 from udaseg.nets.weights import file_weights, imagenet_weights
-from udaseg.runs import append_line, sha256, write_json, write_text
-from udaseg.specs import TrainSpec
+from udaseg.runs.files import append_line, sha256, write_json, write_text
+from udaseg.runs.spec import TrainSpec
 
 
 class Training:

@@ -13,7 +13,7 @@ from collections.abc import Generator
 
 import torch
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
 
 SPEC = MethodSpec(name="adabn", weights={"seg": 1.0}, views={"seg": frozenset({"source", "target"})})

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
 from udaseg.nets.discriminators import PatchDiscriminator, ProdaDiscriminator
 from udaseg.ops.adversarial import adversarial_loss, discriminator_losses

@@ -16,8 +16,8 @@ from udaseg.ops.losses import cross_entropy, resize
 from udaseg.seeding import seed_for
 
 if TYPE_CHECKING:
-    from udaseg.config import Network
-    from udaseg.data.streams import Batch, Labelled
+    from udaseg.config.schema import Network
+    from udaseg.data.batches.streams import Batch, Labelled
 
 Terms = dict[str, Tensor]
 

@@ -26,7 +26,7 @@ Differences from the released code
 from collections.abc import Generator, Mapping
 from typing import Literal
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
 from udaseg.ops.regularisation import has_label, kld_regulariser, pooled, soft_cross_entropy

@@ -36,7 +36,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from udaseg.data.streams import Batch, Target
+from udaseg.data.batches.streams import Batch, Target
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
 from udaseg.methods.host import Share

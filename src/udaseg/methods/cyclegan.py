@@ -34,7 +34,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms
 from udaseg.nets.discriminators import PatchDiscriminator
 from udaseg.nets.translator import Generator as ImageGenerator

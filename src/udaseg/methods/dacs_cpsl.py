@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, OptimizerFactory, Step, Terms
 from udaseg.methods.dacs import DACS
 from udaseg.methods.dacs import SPEC as HOST

@@ -28,7 +28,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from udaseg.data.streams import Labelled
+from udaseg.data.batches.streams import Labelled
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, MethodSpec, Step, Terms
 from udaseg.methods.host import HostKnobs, Rows, SelfTraining, Share

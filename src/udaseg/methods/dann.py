@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
 from udaseg.nets.discriminators import PatchDiscriminator, PixelClassifier
 from udaseg.ops.adversarial import SOURCE, TARGET, domain_accuracy, domain_loss, reversal_strength, reverse_gradient

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from udaseg.data.streams import Batch, Target
+from udaseg.data.batches.streams import Batch, Target
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, MethodSpec, Step, Terms
 from udaseg.methods.diga_warmup import Config as WarmupConfig

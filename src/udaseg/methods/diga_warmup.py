@@ -27,7 +27,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, Method, MethodSpec, Step, Terms
 from udaseg.methods.translation import (
     Translator,

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from udaseg.data.streams import Batch, Labelled, Target
+from udaseg.data.batches.streams import Batch, Labelled, Target
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, Knobs, Method, Step, Terms, supervised
 from udaseg.nets.base import Outputs, SegmentationNet

@@ -37,7 +37,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from udaseg.data.streams import Batch, Labelled
+from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms
 from udaseg.nets.base import Outputs
 from udaseg.nets.memory import ClassFrequencies, ClassMemory
@@ -46,13 +46,7 @@ from udaseg.ops.bank import trusted_labels
 from udaseg.ops.class_weights import balanced_cross_entropy
 from udaseg.ops.losses import IGNORE, resize
 from udaseg.ops.schedules import ema_keep
-from udaseg.ops.semi_supervised import (
-    confident_cross_entropy,
-    cosine_keep,
-    normalised_entropy,
-    ramp_up,
-    teacher_labels,
-)
+from udaseg.ops.semi_supervised import confident_cross_entropy, cosine_keep, normalised_entropy, ramp_up, teacher_labels
 from udaseg.ops.two_views import View, paste_mask, pasted, strong_view
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -5,7 +5,7 @@ Loss: mean cross-entropy over the labelled target pixels, with the network, sche
 
 from collections.abc import Generator
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
 
 SPEC = MethodSpec(name="oracle", weights={"seg": 1.0}, views={"seg": frozenset({"source"})}, labelled="target")

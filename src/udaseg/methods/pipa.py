@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from udaseg.data.streams import Batch, Labelled
+from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, Knobs, MethodSpec, OptimizerFactory, Step, Terms
 from udaseg.methods.daformer import SPEC as HOST

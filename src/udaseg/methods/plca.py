@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from udaseg.data.streams import Batch, Target
+from udaseg.data.batches.streams import Batch, Target
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms
 from udaseg.nets.base import Outputs

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from udaseg.data.streams import Batch, Target
+from udaseg.data.batches.streams import Batch, Target
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.denoising import Regulariser, rectified_labels, regulariser, structure_kl, symmetric_cross_entropy

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udaseg.data.streams import Batch, Target
+from udaseg.data.batches.streams import Batch, Target
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
 from udaseg.nets.teacher import Frozen
 from udaseg.ops.denoising import distillation_kl

@@ -6,7 +6,7 @@ adaptation methods, so that a method's gain is not the gain of its augmentation.
 
 from collections.abc import Generator
 
-from udaseg.data.streams import Batch
+from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
 
 SPEC = MethodSpec(name="source_only", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})

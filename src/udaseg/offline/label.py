@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udaseg.config import Labels, Protocol
-from udaseg.data.classes import IGNORE
-from udaseg.data.images import write_png
-from udaseg.data.prepared import PreparedSet
-from udaseg.data.pseudo import SOFT, WITH_PROTOTYPES, class_counts, hardened, quartered
+from udaseg.config.schema import Labels, Protocol
+from udaseg.data.datasets.classes import IGNORE
+from udaseg.data.sets.images import write_png
+from udaseg.data.sets.pseudo_labels import SOFT, WITH_PROTOTYPES, class_counts, hardened, quartered
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import save_tensors
-from udaseg.engine.environment import make_exact
 from udaseg.engine.predict import load_predictor, predict_scores, to_tensor
 from udaseg.engine.sets import require_finished
 from udaseg.errors import UserError
+from udaseg.machine.environment import make_exact
 from udaseg.nets.base import SegmentationNet
 from udaseg.ops.losses import resize
 from udaseg.ops.prototypes import class_means, cumulative_update
 from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels, mined_classes, rare_classes
-from udaseg.runs import write_json
-from udaseg.specs import LabelSpec
+from udaseg.runs.files import write_json
+from udaseg.runs.spec import LabelSpec
 
 
 def label(spec: LabelSpec, build: Path, device: torch.device) -> None:

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udaseg.data.images import write_png
-from udaseg.data.prepared import PreparedSet
+from udaseg.data.sets.images import write_png
+from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
-from udaseg.engine.environment import make_exact
 from udaseg.engine.predict import to_tensor
 from udaseg.engine.sets import require_finished
+from udaseg.machine.environment import make_exact
 from udaseg.methods.translation import ROLE, Translator, TranslatorKnobs
-from udaseg.runs import write_json
+from udaseg.runs.files import write_json
+from udaseg.runs.spec import TranslateSpec
 from udaseg.seeding import seed_for
-from udaseg.specs import TranslateSpec
 
 
 def translate(spec: TranslateSpec, build: Path, device: torch.device) -> None:

@@ -15,7 +15,7 @@ from udaseg.reports.cells import cell, of_planned
 from udaseg.reports.compare import row, scores
 from udaseg.reports.study import Report
 from udaseg.reports.style import COLOURS, STYLE, WIDTH, wrapped
-from udaseg.specs import ReportSweep
+from udaseg.runs.spec import ReportSweep
 
 MAP = "cividis"  # perceptually uniform, and alike for readers who see fewer colours
 SMALLEST_RANGE = 2.0  # of colours and axes, in percentage points: what is nearly alike looks so

@@ -13,7 +13,7 @@ from udaseg.reports.cells import DASH, Summary, Table, cell, plain, summarise
 from udaseg.reports.collect import missing_footnotes, number
 from udaseg.reports.compare import Comparisons, best, declared_notes, difference, metric_notes, scores
 from udaseg.reports.study import Report
-from udaseg.specs import ReportSweep
+from udaseg.runs.spec import ReportSweep
 
 PREFIX = "ablation_"  # of the tables' and figures' names
 

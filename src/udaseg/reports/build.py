@@ -6,7 +6,7 @@ from udaseg.reports import figures, page, pictures, tables, translations, writer
 from udaseg.reports.collect import read_report
 from udaseg.reports.study import Report
 from udaseg.reports.style import render
-from udaseg.runs import write_bytes, write_text
+from udaseg.runs.files import write_bytes, write_text
 
 LARGEST_SVG = 300_000  # bytes: a larger drawing is a picture inside the page, too
 PAGE_DPI = 110  # of pictures inside the page, which keeps it small; the files beside it have 150

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from udaseg.errors import UserError
-from udaseg.records import found, located
 from udaseg.reports.cells import listed
 from udaseg.reports.study import Report, Run, Status
-from udaseg.runs import read_json, read_yaml
-from udaseg.specs import ReportRun, ReportSpec, read_spec
+from udaseg.runs.files import read_json, read_yaml
+from udaseg.runs.records import found, located
+from udaseg.runs.spec import ReportRun, ReportSpec, read_spec
 
 
 def read_report(spec_path: Path, measured: bool = True) -> Report:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from udaseg.data.classes import palette
+from udaseg.data.datasets.classes import palette
 from udaseg.reports.pictures import scenes
 from udaseg.reports.study import Report
 

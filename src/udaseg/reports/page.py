@@ -14,7 +14,7 @@ from udaseg.reports.comparison import comparisons, legend
 from udaseg.reports.protocols import protocol_notes
 from udaseg.reports.sections import VERDICTS, grid, repeated_notes, sections
 from udaseg.reports.study import Report, Run
-from udaseg.runs import read_json
+from udaseg.runs.files import read_json
 
 PRETRAINED = (
     "Some networks started from weights that were pretrained within this project ({runs}). On toytown, these "

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from udaseg.data.classes import colourise, palette
+from udaseg.data.datasets.classes import colourise, palette
 from udaseg.reports.study import Report, Run
 from udaseg.reports.style import STYLE, hide_rest, wrapped
 

@@ -8,15 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from udaseg.reports.cells import Table, cell, summarise
-from udaseg.reports.compare import (
-    Comparisons,
-    declared_notes,
-    difference,
-    gap_closed,
-    gap_text,
-    metric_notes,
-    scores,
-)
+from udaseg.reports.compare import Comparisons, declared_notes, difference, gap_closed, gap_text, metric_notes, scores
 from udaseg.reports.study import Report
 from udaseg.reports.style import WIDTH, legend_columns, method_styles
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from udaseg.config import Claim
-from udaseg.engine import counts
+from udaseg.config.schema import Claim
 from udaseg.reports.statistics import Bootstrap, Row
-from udaseg.runs import read_lines
-from udaseg.specs import ReportSkipped, ReportSweep
+from udaseg.runs import counts
+from udaseg.runs.files import read_lines
+from udaseg.runs.spec import ReportSkipped, ReportSweep
 
 Status = Literal["finished", "not evaluated", "unfinished", "missing"]
 

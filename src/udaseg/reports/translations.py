@@ -10,7 +10,8 @@ from PIL import Image
 from udaseg.reports.pictures import shrink
 from udaseg.reports.study import Report
 from udaseg.reports.style import STYLE, wrapped
-from udaseg.runs import is_whole, read_yaml
+from udaseg.runs.files import read_yaml
+from udaseg.runs.folder import is_whole
 
 TITLES = {"cyclegan": "CycleGAN", "lab": "LAB statistics", "fourier": "Fourier (FDA)", "identity": "no translation"}
 CAPTION = (

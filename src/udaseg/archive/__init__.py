@@ -1,0 +1,1 @@
+"""What is kept of finished studies: records for git, and the snapshot that DVC versions."""

@@ -1,0 +1,1 @@
+"""The `udaseg` command, and what the Snakefile calls."""

@@ -1,0 +1,1 @@
+"""From prepared sets to batches: samplers, views, streams."""

@@ -1,0 +1,1 @@
+"""The data sets there are: one file each."""

@@ -1,0 +1,1 @@
+"""Prepared sets: decoded, checked, mapped and resized once; and pseudo-labels."""

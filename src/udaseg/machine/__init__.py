@@ -1,0 +1,1 @@
+"""The machine a job runs on: devices, CPU instruction sets, signals, and what PyTorch refuses there."""

@@ -1,0 +1,88 @@
+"""The machine under a result: what makes it exact, and what it was made with, recorded and never compared or hashed."""
+
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from udaseg.config.schema import Exactness
+from udaseg.machine.cpu import require_instructions
+
+PACKAGES = ("udaseg", "torch", "torchvision", "numpy", "pillow", "safetensors")
+# The libraries that PyTorch was built with, in what it says of itself.
+BUILT_IN = {"mkl": r"Math Kernel Library Version (\S+?)-", "onednn": r"MKL-DNN v(\S+)", "blas": r"BLAS_INFO=(\w+)"}
+
+
+def make_exact(exactness: Exactness) -> None:
+    """Make equal inputs give equal bytes, as far as `determinism` asks for it. Call before anything is on the device.
+
+    strict: an operator without a deterministic form raises RuntimeError, on CPU and CUDA.
+    warn: it is used, and a warning names it: for a method that is better trained inexactly than not at all.
+    fast: whatever is fastest is used: such operators, cuDNN's fastest convolutions, TensorFloat-32.
+
+    Raises UserError when the CPU or the process does not have the instructions that are asked for.
+    """
+    require_instructions(exactness, torch.backends.cpu.get_cpu_capability())
+    exact = exactness.determinism != "fast"
+    torch.set_num_threads(exactness.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    # As use_deterministic_algorithms, which also loads PyTorch's compiler: two seconds at the start of every job.
+    torch.set_deterministic_debug_mode({"strict": "error", "warn": "warn", "fast": "default"}[exactness.determinism])
+    torch.backends.cudnn.benchmark = not exact
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not exact
+    # Guards against reading memory that nobody wrote, and costs a pass over all that is allocated.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def describe(device: torch.device, exactness: Exactness, code: str) -> dict[str, Any]:
+    """Content of env.json: what can explain that a rerun differs. Without the machine's name: results are published."""
+    return {
+        "versions": _versions(device),
+        "python": platform.python_version(),
+        "commit": _output("git", "rev-parse", "HEAD"),
+        "dirty": bool(_output("git", "status", "--porcelain")),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "cpu": _cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # of the CPU's instructions, those in use
+        "cpu_instructions": sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True),
+        **exactness.model_dump(include=set(Exactness.model_fields)),
+        "code": code,
+    }
+
+
+def _versions(device: torch.device) -> dict[str, str]:
+    """Of packages, of libraries inside PyTorch, of the C library and, on a GPU, of what drives it."""
+    found = {name: version(name) for name in PACKAGES}
+    built = torch.__config__.show()
+    found |= {name: match[1] for name, pattern in BUILT_IN.items() if (match := re.search(pattern, built))}
+    found |= {name: number for name, number in [platform.libc_ver()] if name}
+    if device.type == "cuda":
+        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        found["driver"] = driver.splitlines()[0] if driver else "unknown"
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return found
+
+
+def _cpu() -> str:
+    """Name and generation of the CPU, such as `AMD EPYC, family 23, model 1, stepping 2`."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().split("\n\n")[0].splitlines() if path.is_file() else []
+    facts = {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in lines) if colon}
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    numbers = {"cpu family": "family", "model": "model", "stepping": "stepping"}
+    return ", ".join([facts["model name"], *(f"{word} {facts[key]}" for key, word in numbers.items() if key in facts)])
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, or None where it is missing or fails, as git does outside a repository."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

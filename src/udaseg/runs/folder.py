@@ -1,0 +1,93 @@
+"""A job's folder: the marker that makes it whole, publishing into it, and one writer at a time.
+
+A folder is *whole* when its `run.json`, written last, is there and the checksums in it are right. Everything else that
+lies in a folder without that marker is the trace of a job that did not finish.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from udaseg.errors import UserError
+from udaseg.runs.files import link, remove_unfinished, sha256, write_json, writing
+
+MARKER = "run.json"
+
+
+# What a clock or the machine says of a job lies beside its result, without a checksum: an exact rerun has another one.
+MEASURED = ("cost.json", "env.json")
+
+
+def damage(folder: Path, kept: Collection[str] | None = None) -> list[str]:
+    """What of the job in `folder` is not as its run.json says; nothing where it is finished and its files are sound.
+
+    Where names are given as `kept`, as of a record, other files may be missing.
+    """
+    marker = folder / MARKER
+    try:
+        files = sorted(json.loads(marker.read_text())["files"].items())
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        return [f"{marker} is missing, or lists no files"]
+    wrong = []
+    for name, digest in files:
+        if not (folder / name).is_file():
+            wrong += [f"{folder / name} is missing"] if kept is None or name in kept else []
+        elif sha256(folder / name) != digest:
+            wrong.append(f"{folder / name} has another checksum")
+    return wrong
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `folder` holds a finished job: the marker is there and every file it lists has the listed checksum."""
+    return not damage(folder)
+
+
+def require_whole(folder: Path) -> None:
+    """UserError unless `folder` holds a finished job (see `is_whole`)."""
+    if not is_whole(folder):
+        raise UserError(
+            f"{folder}: not a finished run: run.json is missing, or a file differs from its checksum there. Remove the "
+            "folder and start the same command again, which makes it anew"
+        )
+
+
+def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
+    """Put every file of `build` into `folder`, then write the marker; `build` is gone afterwards.
+
+    The marker has the checksums of all but `MEASURED`, so that equal results have equal markers.
+    Killed in between, the folder has no marker and is not whole, and `build` still has everything that a resumed job
+    goes on from; the next attempt replaces what lies in the folder.
+    """
+    names = sorted(str(path.relative_to(build)) for path in build.rglob("*") if path.is_file())
+    (folder / MARKER).unlink(missing_ok=True)
+    remove_unfinished(folder)
+    for name in names:
+        link(build / name, folder / name)
+    files = {name: sha256(folder / name) for name in names if name not in MEASURED}
+    write_json(folder / MARKER, {"id": run_id, "kind": kind, "files": files})
+    shutil.rmtree(build)
+
+
+@contextlib.contextmanager
+def locked(path: Path, message: str | None = None) -> Iterator[None]:
+    """Hold the file lock `path`: one writer at a time. The kernel frees it when the process dies.
+
+    With a `message`, a lock that is held raises UserError(message) at once; without one, wait for it.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab+", buffering=0)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{message} (process {file.read().decode().strip() or 'unknown'})") from None
+        with writing(path):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        yield

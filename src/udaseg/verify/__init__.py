@@ -1,0 +1,1 @@
+"""Finished jobs held against recorded ones: the match, the differences, the certificate."""

@@ -1,0 +1,128 @@
+"""Whether a rerun repeats a recorded result, job by job.
+
+Identical bytes are shown by checksums, those of the weights among them. Another machine rounds otherwise, and training
+makes much of little: then the scores are held against a tolerance, and what the two were made with is set side by side.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from udaseg.errors import UserError
+from udaseg.jobs.job import Job, Plan
+from udaseg.runs.files import read_json, read_yaml
+from udaseg.runs.folder import MARKER, MEASURED, damage
+from udaseg.runs.records import RESULTS
+from udaseg.verify.differences import Difference, first_iteration, largest, leaves, values
+from udaseg.verify.match import Counterpart, counterparts
+
+# Percentage points of mIoU. A rerun that rounds otherwise is one more draw from what a run of this recipe can give: the
+# standard deviation between seeds, of 43 rows of the recorded sweeps, is 0.8 in the median.
+TOLERANCE = 1.0
+IDENTICAL, WITHIN, DIFFERS, NOT_COMPARED = "identical", "within tolerance", "differs", "not compared"
+VERDICTS = (IDENTICAL, WITHIN, DIFFERS, NOT_COMPARED)  # from good to bad
+# What is held against the tolerance: each mIoU, last and best, of an evaluation and of a training's monitor, and what
+# pseudo-labels are worth. IoUs of single classes, some of a few hundred pixels, counts and losses are told only.
+SCORES = re.compile(r"scores\.(last|best)\.sets\..+|(last|best)\.monitor|coverage|precision")
+
+
+@dataclass
+class Comparison:
+    """A job's verdict and what it rests on."""
+
+    job: Job
+    verdict: str
+    reason: str = ""  # why it is not compared, or whose verdict it has
+    recorded: str = ""  # folder of its counterpart
+    files: list[str] = field(default_factory=list)  # that differ
+    largest: dict[str, Difference] = field(default_factory=dict)
+    first_iteration: int | None = None  # that differs
+    code: tuple[str, str] = ("", "")  # fingerprints, here and on record
+    environment: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # name -> value, here and on record
+
+
+def verify(plan: Plan, recorded: Path, tolerance: float = TOLERANCE) -> list[Comparison]:
+    """The finished jobs in results/ against those in `recorded`, which is laid out as results/ is; a plan's order.
+
+    Args:
+        tolerance: percentage points by which a score may differ where bytes do; 0: bytes must not differ.
+
+    Raises:
+        UserError: a finished job, here or on record, is damaged; every damaged file is named.
+    """
+    pairs = list(counterparts(plan, recorded))
+    here = {pair.job.folder for pair in pairs if Path(pair.job.marker).is_file()}
+    damaged = [
+        *(found for folder in sorted(here) for found in damage(Path(folder))),
+        *(found for pair in pairs for found in pair.damaged),
+    ]
+    if damaged:
+        listing = "".join(f"\n  {found}" for found in damaged)
+        raise UserError(
+            f"nothing was compared, because of {len(damaged)} damaged files; remove the folders of those in {RESULTS}/ "
+            f"and run the study again, and get damaged records again:{listing}"
+        )
+    made = {pair.job.folder: _compare(pair, pair.job.folder in here, tolerance) for pair in pairs}
+    _judge_by_what_follows(plan, made)
+    return list(made.values())
+
+
+def _compare(pair: Counterpart, finished: bool, tolerance: float) -> Comparison:
+    if not finished:
+        return Comparison(pair.job, NOT_COMPARED, "it is not finished here")
+    if pair.folder is None:
+        return Comparison(pair.job, NOT_COMPARED, pair.reason)
+    here, recorded = Path(pair.job.folder), pair.folder
+    made = Comparison(pair.job, IDENTICAL, recorded=str(recorded), files=_differing_files(here, recorded))
+    made.code = _code(here), _code(recorded)
+    made.environment = _environment(here), _environment(recorded)
+    if made.files:
+        ours, theirs = values(here), values(recorded)
+        made.largest, made.first_iteration = largest(ours, theirs), first_iteration(ours, theirs)
+        scored = any(SCORES.fullmatch(name) and value is not None for (name, *_), value in ours.items())
+        made.verdict = _verdict(made.largest, tolerance) if scored or tolerance == 0 else ""
+    return made
+
+
+def _differing_files(here: Path, recorded: Path) -> list[str]:
+    """Names of results whose checksums differ. The spec is what was asked for: it was held by its meaning."""
+    ours, theirs = (read_json(folder / MARKER)["files"] for folder in (here, recorded))
+    names = (ours.keys() | theirs.keys()) - {*MEASURED, "spec.yaml"}
+    return sorted(name for name in names if ours.get(name) != theirs.get(name))
+
+
+def _verdict(largest: dict[str, Difference], tolerance: float) -> str:
+    held = [100 * found.rank for name, found in largest.items() if SCORES.fullmatch(name)]
+    return WITHIN if tolerance > 0 and max(held, default=0) <= tolerance else DIFFERS
+
+
+def _judge_by_what_follows(plan: Plan, made: dict[str, Comparison]) -> None:
+    """Give a job without a score of its own (a pretraining, labels) the worst verdict of what was made from it."""
+    below: dict[str, list[str]] = {}
+    for job in reversed(plan.jobs.values()):  # parents come first in a plan
+        own = made.get(job.folder)
+        if own is None:
+            continue
+        if own.verdict == "":
+            known = [verdict for verdict in below.get(job.folder, []) if verdict != NOT_COMPARED]
+            own.verdict = max([WITHIN, *known], key=VERDICTS.index) if known else NOT_COMPARED
+            own.reason = "by the scores of what was made from it"
+            if not known:
+                own.reason = "its bytes differ, and nothing that is scored and compared was made from it"
+        for parent in job.parents:
+            below.setdefault(parent.folder, []).append(own.verdict)
+
+
+def _code(folder: Path) -> str:
+    return str(read_yaml(folder / "spec.yaml").get("code", ""))
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """Dotted name -> value of what env.json says, where there is one; the code's fingerprint stands apart."""
+    path, spec = folder / "env.json", read_yaml(folder / "spec.yaml")
+    threads = spec.get("train", spec).get("threads")
+    found: dict[str, Any] = {} if threads is None else {"threads": threads}
+    for name, place, value in leaves(read_json(path) if path.is_file() else {}):
+        found[".".join([name, *map(str, place)])] = value
+    return {name: value for name, value in found.items() if name != "code"}
