@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.structure import arrows, circles
 
 SOURCE = Path(__file__).parents[2] / "src"
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in (SOURCE / "udaseg").rglob("*.py"))
@@ -192,6 +193,10 @@ def test_no_package_imports_upwards() -> None:
         if LEVELS.index(part_of(entry.name)) > LEVELS.index(part_of(file.removesuffix(".py").replace("/", ".")))
     ]
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_no_packages_import_each_other() -> None:
+    assert circles(arrows()) == []
 
 
 def test_modules_are_imported_by_name_from_where_they_are() -> None:
