@@ -26,7 +26,7 @@ from support.project import made_once, tiny, write_study
 from support.tiny import EXACT
 
 from udaseg.cli.main import main
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.engine.step import Stepper
 from udaseg.jobs.job import Job, Plan, write_specs
 from udaseg.jobs.plan import make_plan

@@ -7,7 +7,9 @@ import yaml
 from pydantic_core import PydanticUndefined
 from support.project import ROOT
 
-from udaseg.config.schema import CamvidData, Claim, FolderData, Params, Recipe, Stage, Sweep
+from udaseg.config.claims import Claim
+from udaseg.config.recipes import Recipe, Stage, Sweep
+from udaseg.config.schema import CamvidData, FolderData, Params
 from udaseg.jobs.plan import make_plan
 from udaseg.methods import METHODS
 from udaseg.runs.spec import ReportSpec

@@ -20,7 +20,6 @@ from support.project import ROOT, load, tiny
 from support.tiny import stepper, train_spec
 
 from udaseg.cli.main import main
-from udaseg.config.schema import NAME, Name, PathText, PointName
 from udaseg.data.sets.pseudo_labels import PseudoLabels
 from udaseg.engine.checkpoint import load_resume, load_tensors
 from udaseg.errors import UserError
@@ -29,6 +28,7 @@ from udaseg.runs.counts import read_counts
 from udaseg.runs.files import read_json, read_yaml, sha256
 from udaseg.runs.folder import is_whole
 from udaseg.study.resolve import load_params
+from udaseg.types import NAME, Name, PathText, PointName
 
 PYTHON = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("*.py"))
 RULES = ["Snakefile", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "workflow").rglob("*.smk"))]

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from support.project import ROOT
 
-from udaseg.config.schema import Claim, Params
+from udaseg.config.claims import Claim
+from udaseg.config.schema import Params
 from udaseg.errors import UserError
 from udaseg.study.claims import load_claims
 from udaseg.study.resolve import load_params
