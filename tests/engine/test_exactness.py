@@ -17,7 +17,7 @@ from support.tiny import CPU, EXACT, objects_spec, prepare_objects
 
 import udaseg
 from udaseg.cli.main import main
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.errors import UserError
 from udaseg.jobs.build import training_code
 from udaseg.machine.cpu import PORTABLE, limit_instructions, limit_numpy, require_instructions

@@ -12,7 +12,7 @@ from support.labelling import AVERAGED, PROTOCOL, QUARTER, RULE, SIZE, finished_
 from support.tiny import CPU, relabel
 
 from udaseg.cli import job_commands as verbs
-from udaseg.config.schema import Protocol
+from udaseg.config.evaluation import Protocol
 from udaseg.data.datasets.objects import NAMES
 from udaseg.data.sets.images import read_ids
 from udaseg.data.sets.pseudo_labels import HARD, WITH_PROTOTYPES, PseudoLabels

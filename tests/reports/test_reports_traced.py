@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from udaseg.config.schema import Claim
+from udaseg.config.claims import Claim
 from udaseg.reports import claims as scorecard
 from udaseg.reports import published, writers
 from udaseg.reports.ablations import ablation_tables

@@ -260,7 +260,11 @@ def test_light_modules_load_nothing_heavy(module: str, unwanted: str) -> None:
             "from udaseg.data.batches.views import Geometry",
             "imports udaseg.data.batches.views.Geometry",
         ),
-        ("udaseg/nets/build.py", "from udaseg.config.schema import Network", "imports udaseg.config.schema.Network"),
+        (
+            "udaseg/nets/build.py",
+            "from udaseg.config.training import Network",
+            "imports udaseg.config.training.Network",
+        ),
         ("udaseg/methods/dann.py", "from udaseg.methods.adabn import AdaBN", "imports udaseg.methods.adabn.AdaBN"),
         (
             "udaseg/methods/dann.py",
@@ -288,7 +292,7 @@ def test_a_breach_is_seen(file: str, text: str, part: str) -> None:
         ("udaseg/ops/losses.py", "import math\nimport torch.nn.functional as F\nfrom .schedules import poly"),
         (
             "udaseg/nets/build.py",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from udaseg.config.schema import Network",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from udaseg.config.training import Network",
         ),
         (
             "udaseg/methods/dann.py",

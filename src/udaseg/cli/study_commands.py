@@ -17,11 +17,9 @@ def plan(options: Namespace) -> None:
     from udaseg.estimate.table import listed, table
     from udaseg.jobs.job import write_specs
     from udaseg.jobs.plan import make_plan
-    from udaseg.study.resolve import load_params
-    from udaseg.study.sweeps import with_sweep
+    from udaseg.study.load import load_study
 
-    params = load_params(options.params, options.study)
-    study = make_plan(params if options.sweep is None else with_sweep(params, options.sweep))
+    study = make_plan(load_study(options.params, options.study, options.sweep))
     if options.records:
         study.left_out = left_out(study)
     jobs = listed(study, options.sweep)
@@ -44,9 +42,9 @@ def keep(options: Namespace) -> None:
     from udaseg.jobs.job import write_specs
     from udaseg.jobs.plan import make_plan
     from udaseg.runs.records import RECORDS
-    from udaseg.study.resolve import load_params
+    from udaseg.study.load import load_study
 
-    study = make_plan(load_params(options.params, options.study))
+    study = make_plan(load_study(options.params, options.study))
     reference = RECORDS / study.study
     with only_driver():
         before = {path for path in reference.rglob("*") if path.is_file()}
@@ -68,7 +66,7 @@ def verify(options: Namespace) -> None:
     """Write the certificate of a study's finished jobs against recorded ones; UserError unless they are repeated."""
     from udaseg.jobs.plan import make_plan
     from udaseg.runs.records import RECORDS, RESULTS
-    from udaseg.study.resolve import load_params
+    from udaseg.study.load import load_study
     from udaseg.verify.certificate import certificate, markdown
     from udaseg.verify.compare import DIFFERS, NOT_COMPARED, TOLERANCE
     from udaseg.verify.compare import verify as compare
@@ -76,7 +74,7 @@ def verify(options: Namespace) -> None:
     tolerance = TOLERANCE if options.tolerance is None else options.tolerance
     if not 0 <= tolerance <= 100:
         raise UserError(f"--tolerance {tolerance}: expected percentage points of mIoU, from 0 to 100")
-    study = make_plan(load_params(options.params, options.study))
+    study = make_plan(load_study(options.params, options.study))
     recorded = options.recorded or RECORDS / study.study / "runs"
     output = options.output or Path("reports/certificates") / f"{study.study}.json"
     if not recorded.is_dir() or recorded.resolve() == RESULTS.resolve():
@@ -103,15 +101,15 @@ def snapshot(options: Namespace) -> None:
     from udaseg.archive.dvc_snapshot import write_part, write_plan, write_report
     from udaseg.cli.workflow import only_driver
     from udaseg.jobs.job import write_specs
-    from udaseg.study.resolve import load_params
 
     if options.part in ("data", "runs"):
         with only_driver():
             write_part(options.part)
         return
-    from udaseg.jobs.plan import make_plan  # loads torch, which the others do without
+    from udaseg.jobs.plan import make_plan
+    from udaseg.study.load import load_study  # loads torch, which the others do without
 
-    study = make_plan(load_params(options.params, options.study))
+    study = make_plan(load_study(options.params, options.study))
     if options.part == "plan":
         write_plan(study)
         return
@@ -125,10 +123,10 @@ def gc(options: Namespace) -> None:
     from udaseg.cli.workflow import only_driver
     from udaseg.jobs.job import unplanned
     from udaseg.jobs.plan import make_plan
-    from udaseg.study.resolve import load_params
+    from udaseg.study.load import load_study
 
     studies = sorted(path.stem for path in (options.params.parent / "workflow" / "studies").glob("*.yaml"))
-    plans = [make_plan(load_params(options.params, study)) for study in studies]
+    plans = [make_plan(load_study(options.params, study)) for study in studies]
     # What a job makes right now may be of parameters that have been edited since.
     with only_driver() if options.delete else nullcontext():
         found = list(unplanned(plans, Path()))

@@ -11,7 +11,6 @@ from udaseg.archive.keep import left_out
 from udaseg.errors import UserError
 from udaseg.jobs.job import STATE, Plan, unneeded_archives, write_specs
 from udaseg.runs.folder import locked
-from udaseg.study.resolve import load_params
 
 # Options of Snakemake that only look, -n also among other letters (-np).
 LOOKING = re.compile(
@@ -32,11 +31,12 @@ def open_study(study: str | None, arguments: Sequence[str], main_process: bool, 
     Raises:
         UserError: wrong parameters, or another Snakemake works in this folder.
     """
-    from udaseg.jobs.plan import make_plan  # loads torch, which whoever only wants the lock can do without
+    from udaseg.jobs.plan import make_plan
+    from udaseg.study.load import load_study  # loads torch, which whoever only wants the lock can do without
 
     if records not in ("yes", "no"):
         raise UserError(f"--config records={records}: expected yes or no")
-    plan = make_plan(load_params(Path("params.yaml"), study))
+    plan = make_plan(load_study(Path("params.yaml"), study))
     if records == "yes":
         plan.left_out = left_out(plan)
     if main_process and any(LOOKING.fullmatch(argument) for argument in arguments):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from udaseg.config.schema import Exactness, Network
+from udaseg.config.training import Exactness, Network
 from udaseg.errors import UserError
 from udaseg.estimate.history import ON_DEVICE, Finished, benchmark, finished_jobs, size
 from udaseg.jobs.job import Job, Plan

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from udaseg.config.schema import CamvidData, Exactness, Params, Protocol, Stage
+from udaseg.config.evaluation import Protocol
+from udaseg.config.schema import CamvidData, Params
+from udaseg.config.training import Exactness
 from udaseg.data.sets.pseudo_labels import WITH_PROTOTYPES
 from udaseg.errors import UserError
 from udaseg.jobs.fingerprint import fingerprint
@@ -28,15 +30,15 @@ from udaseg.runs.spec import (
     TranslateSpec,
     digest,
 )
-from udaseg.study.resolve import ResolvedStage, resolve_stage
+from udaseg.study.rows import ResolvedStage, Study
 from udaseg.types import Scored
 
 DOWNLOADS = Path("data/downloads")
 TRANSLATIONS = 4  # pictures in the report's contact sheet
 
 
-def prepare_job(params: Params, plan: Plan, name: str, size: tuple[int, int], classes: list[str]) -> Job:
-    dataset = params.datasets[name]
+def prepare_job(study: Study, plan: Plan, name: str, size: tuple[int, int], classes: list[str]) -> Job:
+    params, dataset = study.params, study.datasets[name]
     parents = (plan.add(_download(params, dataset)),) if isinstance(dataset, CamvidData) else ()
     draft = PrepareSpec(
         kind="prepare",
@@ -59,9 +61,8 @@ def _download(params: Params, dataset: CamvidData) -> Job:
 
 
 def train_job(
-    params: Params,
+    study: Study,
     plan: Plan,
-    stage: Stage,
     resolved: ResolvedStage,
     earlier: dict[str, Job],
     inputs: tuple[Job, ...],
@@ -69,15 +70,11 @@ def train_job(
     label: str,
 ) -> Job:
     """The training job of a stage; `inputs` are its source, its target and, where it has some, its pseudo-labels."""
-    from udaseg.methods import METHODS
-
     source, target, *labels = inputs
-    method = METHODS[stage.method].SPEC
     init, sums, parents = {}, {}, list(inputs)
-    for role in method.initial_roles(method.Config.model_validate(resolved.knobs)):
-        start = resolved.init[role]
+    for role, start in resolved.init.items():
         if start == "pretrain":
-            parent = _pretrain(params, plan, resolved) if resolved.network.name == "small" else None
+            parent = _pretrain(study, plan, resolved) if resolved.network.name == "small" else None
         else:
             parent = earlier.get(start)
         if parent is not None:
@@ -85,10 +82,11 @@ def train_job(
         init[role] = parent.folder if parent else "imagenet" if start == "pretrain" else start
         if start.startswith("file:"):
             sums[role] = _checksum(f"init.{role}", Path(start.removeprefix("file:")).expanduser())
+    params = study.params
     return _training(
         params,
         resolved,
-        labelled=target if method.labelled == "target" else source,
+        labelled=target if resolved.supervision == "target" else source,
         target=target,
         labels=labels[0] if labels else None,
         classes=params.task.classes,
@@ -114,8 +112,6 @@ def _training(
     parents: tuple[Job, ...],
     label: str,
 ) -> Job:
-    from udaseg.methods import METHODS
-
     draft = TrainSpec(
         kind="train",
         folder="results",
@@ -132,7 +128,7 @@ def _training(
         network=resolved.network,
         optim=resolved.optim,
         train=resolved.train,
-        monitor=params.evaluate.monitor if target and METHODS[resolved.method].SPEC.predicts == "labels" else None,
+        monitor=params.evaluate.monitor if target and resolved.predicts == "labels" else None,
         code=training_code(resolved.method),
     )
     words = re.sub(r"[^A-Za-z0-9._,=+-]+", "-", differences(resolved))
@@ -152,29 +148,26 @@ def evaluation_code() -> str:
     return fingerprint("engine.evaluate")
 
 
-def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
+def _pretrain(study: Study, plan: Plan, resolved: ResolvedStage) -> Job:
     """The job that pretrains the small network on procedural objects; one for all seeds and recipes that share it."""
-    pretrain = params.pretrain
-    dataset = params.datasets[pretrain.dataset]
+    params, pretrain = study.params, study.params.pretrain
     from udaseg.data.datasets.objects import NAMES  # of the shapes
 
-    objects = prepare_job(params, plan, pretrain.dataset, pretrain.size, list(NAMES))
-    stage = Stage(method="source_only", optim=pretrain.optim, train=pretrain.train)
-    settings = resolve_stage(params, stage, "pretrain", pretrain)
+    objects = prepare_job(study, plan, pretrain.dataset, pretrain.size, list(NAMES))
     network = resolved.network.model_copy(update={"norm": "train"})  # of the recipe that starts from it
     return plan.add(
         _training(
             params,
-            settings.model_copy(update={"network": network}),
+            study.pretrain.model_copy(update={"network": network}),
             labelled=objects,
             target=None,
             labels=None,
             classes=list(NAMES),
             place=f"results/{pretrain.dataset}",
             seed=pretrain.seed,
-            init=({"student": "scratch"}, {}),
+            init=(study.pretrain.init, {}),
             parents=(objects,),
-            label=f"pretraining on {dataset.kind}",
+            label=f"pretraining on {study.datasets[pretrain.dataset].kind}",
         )
     )
 
@@ -315,13 +308,7 @@ def _at(spec: Any, folder: str) -> Any:
 
 def differences(resolved: ResolvedStage) -> str:
     """Knobs and weights that are not the method's defaults, as `name=value` words."""
-    from udaseg.methods import METHODS
-
-    spec = METHODS[resolved.method].SPEC
-    knobs = spec.Config().model_dump(mode="json")
-    words = [f"{name}={value}" for name, value in resolved.knobs.items() if value != knobs[name]]
-    words += [f"{name}={value:g}" for name, value in resolved.weights.items() if value != spec.weights[name]]
-    return ",".join(words)
+    return ",".join(resolved.overrides)
 
 
 def _checksum(key: str, path: Path) -> str:

@@ -8,7 +8,7 @@ variables once, while they are loaded.
 import os
 import sys
 
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.errors import UserError
 
 PORTABLE = {

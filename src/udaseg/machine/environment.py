@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.machine.cpu import require_instructions
 
 PACKAGES = ("udaseg", "torch", "torchvision", "numpy", "pillow", "safetensors")

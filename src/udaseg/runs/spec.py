@@ -10,22 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from udaseg.config.schema import (
-    CamvidData,
-    Claim,
-    DatasetSpec,
-    Exactness,
-    Labels,
-    Network,
-    Optim,
-    PathText,
-    Protocol,
-    Train,
-    UserPath,
-)
+from udaseg.config.claims import Claim
+from udaseg.config.evaluation import Labels, Protocol
+from udaseg.config.schema import CamvidData, DatasetSpec
+from udaseg.config.training import Exactness, Network, Optim, Train
 from udaseg.errors import UserError
 from udaseg.runs.files import read_yaml
-from udaseg.types import Positive, Scored, Size
+from udaseg.types import PathText, Positive, Scored, Size, UserPath
 from udaseg.validation import M, Model, validate
 
 HASH_DIGITS = 10

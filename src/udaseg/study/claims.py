@@ -6,10 +6,11 @@ A row is a recipe (`plca`), one of its stages (`cpsl:stage1`), or a point of a s
 from collections.abc import Iterator
 from pathlib import Path
 
-from udaseg.config.schema import Claim, Params, refuse_twice
+from udaseg.config.claims import Claim
+from udaseg.config.schema import Params
 from udaseg.errors import UserError
 from udaseg.runs.files import read_yaml
-from udaseg.validation import Model, suggestion, validate
+from udaseg.validation import Model, refuse_twice, suggestion, validate
 
 
 class _Claims(Model):
@@ -54,14 +55,7 @@ def _problems(row: str, params: Params) -> Iterator[str]:
     recipe, colon, stage = row.partition(":")
     if recipe not in params.recipes:
         yield f"recipe '{recipe}' is not known; {suggestion(recipe, [*params.recipes, 'SWEEP/POINT'])}"
-    elif colon and stage not in (names := _stages(params, recipe)):
+        return
+    names = [run for name, given in params.recipes[recipe].stages.items() for run in given.runs(name)]
+    if colon and stage not in names:
         yield f"stage '{stage}' of recipe '{recipe}' is not known; {suggestion(stage, names)}"
-
-
-def _stages(params: Params, recipe: str) -> list[str]:
-    """Names of a recipe's stages as they are run: a stage with `rounds` is NAME1, NAME2, …"""
-    return [
-        name if stage.rounds is None else f"{name}{index + 1}"
-        for name, stage in params.recipes[recipe].stages.items()
-        for index in range(1 if stage.rounds is None else stage.rounds.count)
-    ]

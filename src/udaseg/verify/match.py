@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.errors import UserError
 from udaseg.jobs.job import Job, Plan
 from udaseg.runs.files import read_yaml

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udaseg.config.schema import LabelledTarget, SourceView, TargetView
+from udaseg.config.training import LabelledTarget, SourceView, TargetView
 from udaseg.data.batches.loader import batches
 from udaseg.data.batches.samplers import labelled_subset, turn
 from udaseg.data.batches.streams import Batch, Streams, Target, soft_view

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from udaseg.config.schema import LabelledTarget, RareClass
+from udaseg.config.training import LabelledTarget, RareClass
 from udaseg.errors import UserError
 from udaseg.ops.sampling import rare_class_probabilities
 from udaseg.seeding import seed_for

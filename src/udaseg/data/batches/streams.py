@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from udaseg.config.schema import SourceView, TargetView
+from udaseg.config.training import SourceView, TargetView
 from udaseg.data.batches.samplers import RareClasses, Sampler, Shuffled, labelled_subset, pixel_counts, subset, turn
 from udaseg.data.batches.strong import strong_view
 from udaseg.data.batches.views import (

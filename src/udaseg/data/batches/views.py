@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from udaseg.config.schema import View
+from udaseg.config.training import View
 
 
 @dataclass(frozen=True)
