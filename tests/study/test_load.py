@@ -113,5 +113,5 @@ def test_messages_name_the_files_that_were_read(tmp_path: Path) -> None:
 
 
 def test_claims_have_a_file_of_their_own(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"claims: belong into .*claims\.yaml; move them there"):
+    with pytest.raises(UserError, match=r"claims: they belong in .*claims\.yaml; move them there"):
         load(tmp_path, {"claims": []})

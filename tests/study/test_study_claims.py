@@ -102,7 +102,7 @@ def test_all_wrong_rows_are_told_at_once(tmp_path: Path, params: Params) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pairs": None}, "claims.0.pairs: give either them, or all of `alike`, `to` and `margin`"),
+        ({"pairs": None}, "claims.0.pairs: give either `pairs`, or all of `alike`, `to` and `margin`"),
         ({"alike": ["proda"], "to": "proda", "margin": 1.0}, "claims.0.pairs: give either"),
         ({"pairs": None, "alike": ["proda"], "to": "cbst"}, "claims.0.pairs: give either"),
         ({"pairs": None, "alike": ["proda"], "to": "cbst", "margin": 0.0}, "claims.0.margin: .*greater than 0"),

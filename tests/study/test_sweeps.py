@@ -271,8 +271,8 @@ def test_a_recipe_that_needs_labels_of_the_target_is_skipped_where_there_are_non
         ({"over": {"main.optim.lr": [0.0]}}, r"over\.main\.optim\.lr: .*greater than 0, found 0"),
         ({"over": {"main.weights.domain.x": [1.0]}}, r"over\.main\.weights\.domain: .*valid number"),
         # The sweep itself.
-        ({}, r"sweeps\.mine\.over: give either it"),
-        ({"over": GRID, "points": {"full": {}}}, r"sweeps\.mine\.over: give either it"),
+        ({}, r"sweeps\.mine\.over: give either `over`"),
+        ({"over": GRID, "points": {"full": {}}}, r"sweeps\.mine\.over: give either `over`"),
         ({"over": {}}, r"sweeps\.mine\.over: .*at least 1"),
         ({"over": {"main.knobs.gamma": []}}, r"sweeps\.mine\.over\.main\.knobs\.gamma: .*at least 1"),
         ({"over": {"main.knobs.gamma": [1.0, 2.0, 1.0]}}, r"over\.main\.knobs\.gamma: names 1\.0 twice"),

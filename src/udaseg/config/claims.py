@@ -43,7 +43,7 @@ class Claim(Model):
     def _one_of_both(self) -> "Claim":
         given = bool(self.alike), self.to is not None, self.margin is not None
         if bool(self.pairs) == any(given) or any(given) != all(given):
-            raise ValueError("pairs: give either them, or all of `alike`, `to` and `margin`")
+            raise ValueError("pairs: give either `pairs`, or all of `alike`, `to` and `margin`")
         if self.classes == []:
             raise ValueError("classes: is empty; leave it out for those of the headline")
         return self

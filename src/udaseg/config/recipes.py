@@ -111,7 +111,7 @@ class Sweep(Model):
     @model_validator(mode="after")
     def _one_of_both(self) -> "Sweep":
         if (self.over is None) == (self.points is None):
-            raise ValueError("over: give either it, lists of values for parameters, or `points`, parameters by name")
+            raise ValueError("over: give either `over` (parameter -> values) or `points` (name -> parameter -> value)")
         for path, values in (self.over or {}).items():
             refuse_twice(f"over.{path}", values)
         refuse_twice("seeds", self.seeds or [])

@@ -222,8 +222,6 @@ def quality_job(labels: Job, target: Job) -> Job:
 
 def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job, target: Job) -> Job:
     """The job that shows what the translator of `run`, a stage with the settings `resolved`, does."""
-    from udaseg.methods.translation import TranslatorKnobs
-
     assert isinstance(run.spec, TrainSpec)
     trained = {parent.folder: parent for parent in run.parents}.get(run.spec.init.get("translator", ""))
     place = f"results/{params.task.source.dataset}-{params.task.target.dataset}"
@@ -232,7 +230,7 @@ def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job
         kind="translate",
         folder=place,
         translator=resolved.knobs["translator"],
-        knobs={name: resolved.knobs[name] for name in TranslatorKnobs.model_fields if name in used},
+        knobs={name: resolved.knobs[name] for name in used},
         run=trained.folder if trained else None,
         source=source.folder,
         target=target.folder,

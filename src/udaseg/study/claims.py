@@ -1,4 +1,4 @@
-"""Claims of papers as data: what each says, where, and the rows of a study that bear on it. Pure; nothing is measured.
+"""Reading the claims of papers, and checking that the parameters have the rows that test them.
 
 A row is a recipe (`plca`), one of its stages (`cpsl:stage1`), or a point of a sweep (`pipa_terms/both`).
 """
@@ -18,7 +18,7 @@ class _Claims(Model):
 
 
 def load_claims(path: Path, params: Params) -> list[Claim]:
-    """The claims in a YAML file, which need not be about rows that the study has.
+    """The claims in a YAML file. They may be about rows that this study does not run.
 
     Raises:
         UserError: the file is missing or damaged, has a wrong key or value, or names a row that no recipe, stage or
@@ -41,9 +41,9 @@ def load_claims(path: Path, params: Params) -> list[Claim]:
 
 
 def _problems(row: str, params: Params) -> Iterator[str]:
-    """What is wrong with the name of a row; nothing where it is known.
+    """What is wrong with the name of a row; nothing if it is known.
 
-    A point of a grid may be any, for studies give their grids other values.
+    A point of a grid can have any name, because studies change the values of grids.
     """
     sweep, slash, point = row.partition("/")
     if slash:

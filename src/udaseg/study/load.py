@@ -45,7 +45,7 @@ def load_study(params: Path, study: str | None = None, sweep: str | None = None)
 def load_params(params: Path, study: str | None = None) -> Params:
     """The parameters of a study as they are given: all its files laid upon each other, recipes upon their bases.
 
-    The claims that its report judges come from `workflow/claims.yaml`, where that is there.
+    The claims that its report judges come from `workflow/claims.yaml`, if that is there.
 
     Raises:
         UserError: a file is missing, a key is unknown or a value has the wrong type; every problem that can be told at
@@ -66,7 +66,7 @@ def load_params(params: Path, study: str | None = None) -> Params:
     claims = folder / "claims.yaml"
     try:
         if "claims" in merged:
-            raise UserError(f"claims: belong into {claims}; move them there")
+            raise UserError(f"claims: they belong in {claims}; move them there")
         if isinstance(merged.get("recipes"), dict):
             merged["recipes"] = with_bases(merged["recipes"])
         loaded = validate(Params, merged | {"study": study})

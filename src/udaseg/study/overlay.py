@@ -16,7 +16,7 @@ NULLABLE = ("init", "knobs", "weights")  # parts of a stage in which null is no 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the entries of `over` laid upon it: mappings are merged key by key, everything else is replaced.
 
-    A data set of another kind shares no keys with the one it replaces; neither do the mappings named in `WHOLE`.
+    A data set of another kind replaces the old one as a whole, and so do the mappings named in `WHOLE`.
     """
     merged = dict(copy.deepcopy(base))
     for key, value in over.items():

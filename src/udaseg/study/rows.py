@@ -73,7 +73,7 @@ class Study:
     recipes: Mapping[str, Row]  # all that there are
     rows: list[Row]  # the recipes of `run`, then the points of the sweeps
     sweeps: list[ReportSweep]
-    skipped: list[ReportSkipped]  # points whose values do not go together
+    skipped: list[ReportSkipped]  # points whose values are incompatible
 
 
 def titled(title: str, stages: Mapping[str, ResolvedStage]) -> str:

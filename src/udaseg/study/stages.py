@@ -147,8 +147,8 @@ def _init(stage: Stage, path: str, roles: tuple[str, ...], earlier: Mapping[str,
     for role, start in given.items():
         if role == TRANSLATOR and role not in roles:
             raise UserError(
-                f"{path}.init.{role}: with these knobs {stage.method} takes no trained translator; leave it out, in a "
-                "recipe of its own where a study changes another's knobs"
+                f"{path}.init.{role}: with these knobs {stage.method} takes no trained translator; leave it out "
+                "(null removes the role of a base, or of the recipe that a study changes)"
             )
         require_known(f"{path}.init", role, roles)
         # A translator's weights fit no other network, and its translations are shown by its run.
@@ -171,8 +171,8 @@ def _check_quarter(path: str, crop: tuple[int, int], views: list[str]) -> None:
     """UserError when a method looks at a quarter of the crop's resolution and its sides have no whole quarter."""
     if {"target.soft", "target.strong"} & set(views) and (crop[0] % 4 or crop[1] % 4):
         raise UserError(
-            f"{path}: {list(crop)} are not multiples of 4, as they must be where soft labels or strong views are "
-            "looked at, which is at a quarter of the resolution"
+            f"{path}: {list(crop)} are not multiples of 4; soft labels and strong views are used at a quarter of the "
+            "resolution"
         )
 
 

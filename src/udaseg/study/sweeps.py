@@ -1,9 +1,9 @@
 """Sweeps: recipes with other values at some of their parameters. To the plan each point is a row like a recipe's.
 
 A parameter is STAGE.PART.NAME, as it would stand below `recipes.RECIPE.stages`, deeper where the part is nested:
-main.weights.pixel, stage1.knobs.alpha, warmup.train.source.batch. A name that is not there or a value of the wrong type
-is a mistake, which stops before any job. Values that are right by themselves and do not go together make a point that
-is skipped, with the reason.
+main.weights.pixel, stage1.knobs.alpha, warmup.train.source.batch. An unknown name or a value of the wrong type is a
+mistake, which stops before any job. Values that are valid alone and incompatible with each other make a point that is
+skipped, with the reason.
 """
 
 import itertools
@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 class ResolvedSweep(NamedTuple):
-    """The points of a sweep that can be trained, those whose values do not go together, and what the report shows."""
+    """The points of a sweep that can be trained, those whose values are incompatible, and what the report shows."""
 
     rows: list[Row]
     skipped: list[ReportSkipped]
