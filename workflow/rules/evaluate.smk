@@ -1,16 +1,18 @@
 rule evaluate:
     input:
-        lambda wildcards: ancient(parents(f"results/{wildcards.run}/evaluate-{wildcards.evaluation}")),
+        parents,
     output:
-        "results/{run}/evaluate-{evaluation}/run.json",
+        "{folder}/run.json",
+    wildcard_constraints:
+        folder=KINDS["evaluate"].regex,
     params:
-        spec=lambda wildcards: spec(f"results/{wildcards.run}/evaluate-{wildcards.evaluation}"),
+        spec=spec,
     log:
-        "logs/results/{run}/evaluate-{evaluation}.log",
+        "logs/{folder}.log",
     benchmark:
-        "logs/results/{run}/evaluate-{evaluation}.benchmark.tsv"
-    threads: lambda wildcards: PLAN.jobs[f"results/{wildcards.run}/evaluate-{wildcards.evaluation}"].spec.threads
+        "logs/{folder}.benchmark.tsv"
+    threads: cpus
     resources:
         gpu=1,
     shell:
-        "{UDASEG} evaluate {params.spec:q} > {log:q} 2>&1"
+        JOB

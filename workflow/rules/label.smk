@@ -1,34 +1,36 @@
 rule label:
     input:
-        lambda wildcards: ancient(parents(f"results/{wildcards.run}/label-{wildcards.labels}")),
+        parents,
     output:
-        "results/{run}/label-{labels}/run.json",
+        "{folder}/run.json",
+    wildcard_constraints:
+        folder=KINDS["label"].regex,
     params:
-        spec=lambda wildcards: spec(f"results/{wildcards.run}/label-{wildcards.labels}"),
+        spec=spec,
     log:
-        "logs/results/{run}/label-{labels}.log",
+        "logs/{folder}.log",
     benchmark:
-        "logs/results/{run}/label-{labels}.benchmark.tsv"
-    threads: lambda wildcards: PLAN.jobs[f"results/{wildcards.run}/label-{wildcards.labels}"].spec.threads
+        "logs/{folder}.benchmark.tsv"
+    threads: cpus
     resources:
         gpu=1,
     shell:
-        "{UDASEG} label {params.spec:q} > {log:q} 2>&1"
+        JOB
 
 
 rule quality:
     # Beside the labels that it judges; only the report reads it.
     input:
-        lambda wildcards: ancient(
-            parents(f"results/{wildcards.run}/label-{wildcards.labels}/quality-{wildcards.quality}")
-        ),
+        parents,
     output:
-        "results/{run}/label-{labels}/quality-{quality}/run.json",
+        "{folder}/run.json",
+    wildcard_constraints:
+        folder=KINDS["quality"].regex,
     params:
-        spec=lambda wildcards: spec(f"results/{wildcards.run}/label-{wildcards.labels}/quality-{wildcards.quality}"),
+        spec=spec,
     log:
-        "logs/results/{run}/label-{labels}/quality-{quality}.log",
+        "logs/{folder}.log",
     benchmark:
-        "logs/results/{run}/label-{labels}/quality-{quality}.benchmark.tsv"
+        "logs/{folder}.benchmark.tsv"
     shell:
-        "{UDASEG} quality {params.spec:q} > {log:q} 2>&1"
+        JOB

@@ -1,17 +1,19 @@
 rule train:
     # Only the marker is declared: Snakemake deletes the declared outputs of a job that fails, and checkpoints must stay.
     input:
-        lambda wildcards: ancient(parents(f"results/{wildcards.run}")),
+        parents,
     output:
-        "results/{run}/run.json",
+        "{folder}/run.json",
+    wildcard_constraints:
+        folder=KINDS["train"].regex,
     params:
-        spec=lambda wildcards: spec(f"results/{wildcards.run}"),
+        spec=spec,
     log:
-        "logs/results/{run}.log",
+        "logs/{folder}.log",
     benchmark:
-        "logs/results/{run}.benchmark.tsv"
-    threads: lambda wildcards: PLAN.jobs[f"results/{wildcards.run}"].spec.train.threads
+        "logs/{folder}.benchmark.tsv"
+    threads: cpus
     resources:
-        gpu=1,  # a count for the scheduler; which device it is, the job settles by locks
+        gpu=1,  # a count for the scheduler; the job itself takes a free device
     shell:
-        "{UDASEG} train {params.spec:q} > {log:q} 2>&1"
+        JOB

@@ -1,17 +1,19 @@
 rule translate:
     # Pictures for people; only the report reads them.
     input:
-        lambda wildcards: ancient(parents(f"results/{wildcards.pair}/translation-{wildcards.translation}")),
+        parents,
     output:
-        "results/{pair}/translation-{translation}/run.json",
+        "{folder}/run.json",
+    wildcard_constraints:
+        folder=KINDS["translate"].regex,
     params:
-        spec=lambda wildcards: spec(f"results/{wildcards.pair}/translation-{wildcards.translation}"),
+        spec=spec,
     log:
-        "logs/results/{pair}/translation-{translation}.log",
+        "logs/{folder}.log",
     benchmark:
-        "logs/results/{pair}/translation-{translation}.benchmark.tsv"
-    threads: lambda wildcards: PLAN.jobs[f"results/{wildcards.pair}/translation-{wildcards.translation}"].spec.threads
+        "logs/{folder}.benchmark.tsv"
+    threads: cpus
     resources:
         gpu=1,
     shell:
-        "{UDASEG} translate {params.spec:q} > {log:q} 2>&1"
+        JOB
