@@ -25,7 +25,6 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 UDASEG = f"{shlex.quote(sys.executable)} -m udaseg.cli.main"
-JOB = f"{UDASEG} {{rule}} {{params.spec:q}} > {{log:q}} 2>&1"  # each rule has the name of its verb
 
 
 def markers(jobs):
@@ -69,10 +68,7 @@ rule runs:
 
 
 include: "workflow/rules/data.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/label.smk"
-include: "workflow/rules/translate.smk"
-include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/runs.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -12,7 +12,7 @@ rule download:
     benchmark:
         "logs/{folder}.benchmark.tsv"
     shell:
-        JOB
+        "{UDASEG} download {params.spec:q} > {log:q} 2>&1"
 
 
 rule prepare:
@@ -30,4 +30,4 @@ rule prepare:
     benchmark:
         "logs/{folder}.benchmark.tsv"
     shell:
-        JOB
+        "{UDASEG} prepare {params.spec:q} > {log:q} 2>&1"

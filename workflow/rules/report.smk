@@ -27,7 +27,7 @@ rule report:
     benchmark:
         f"logs/reports/{PLAN.study}.benchmark.tsv"
     shell:
-        JOB
+        "{UDASEG} report {params.spec:q} > {log:q} 2>&1"
 
 
 rule track:
@@ -44,4 +44,4 @@ rule track:
     benchmark:
         f"logs/tracking/{PLAN.study}.benchmark.tsv"
     shell:
-        JOB
+        "{UDASEG} track {params.spec:q} > {log:q} 2>&1"
