@@ -19,7 +19,7 @@ import udaseg
 from udaseg.cli.main import main
 from udaseg.config.training import Exactness
 from udaseg.errors import UserError
-from udaseg.jobs.build import training_code
+from udaseg.jobs.job import code_of
 from udaseg.machine.cpu import PORTABLE, limit_instructions, limit_numpy, require_instructions
 from udaseg.machine.environment import describe, make_exact
 from udaseg.machine.torch_errors import told_refusals
@@ -156,10 +156,10 @@ def place(root: Path, method: str, **changes: Any) -> Path:
     source, target = prepare_objects(sets, {"train": 4}), prepare_objects(sets, {"train": 3, "val": 2}, world=2)
     spec = objects_spec(
         source.relative_to(root), target.relative_to(root), method, knobs={"hidden": 8} if method == "dann" else {},
-        code=training_code(method), folder="results/a-b/run",
+        folder="results/a-b/run",
         train={"iterations": 60, "monitor_every": 15, "checkpoint_every": 10, "workers": 1} | changes,
     )  # fmt: skip
-    write_yaml(root / "spec.yaml", spec.model_dump(mode="json"))
+    write_yaml(root / "spec.yaml", spec.model_copy(update={"code": code_of(spec)}).model_dump(mode="json"))
     return root / "results" / "a-b" / "run"
 
 

@@ -17,7 +17,8 @@ from udaseg.jobs.plan import make_plan
 from udaseg.nets.build import build_network
 from udaseg.runs.files import write_bytes, write_json, write_text, write_yaml
 from udaseg.runs.folder import publish
-from udaseg.runs.spec import TrainSpec
+from udaseg.runs.kinds import KINDS, Kind
+from udaseg.runs.spec import ReportSpec, TrainSpec
 
 GPU = "Some GPU"
 BYTES = 1000  # of the weights of every invented run
@@ -267,7 +268,7 @@ def test_sets_are_told_by_sets_that_were_drawn_alike() -> None:
 def test_a_report_is_told_by_the_one_before() -> None:
     made = plan()
     measured(made.report, 8)
-    assert seconds(made, made.report) == Amount(8.0, "derived", "from the study's report before")
+    assert seconds(made, made.report) == Amount(8.0, "derived", "from the study's previous report")
     write_text(Path(made.report.marker), "{}")
     write_bytes(Path(made.report.folder) / "index.html", bytes(BYTES))
     assert seconds(made, made.report) == Amount(8.0, "measured")
@@ -327,7 +328,8 @@ def rounds(rule: str = "class_balanced", **labels: Any) -> dict[str, Any]:
     return {"recipes": {"mine": recipe}, "run": ["mine"]}
 
 
-def test_a_kind_of_job_that_nothing_is_known_of() -> None:
+def test_a_kind_of_job_that_nothing_is_known_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "strange", Kind(ReportSpec, "strange"))
     made = plan()
     strange = made.report.spec.model_copy(update={"kind": "strange", "output": "strange", "study": "tiny"})
     job = made.add(Job(strange, (dann(made),), "something new"))

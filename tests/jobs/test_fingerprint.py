@@ -6,12 +6,14 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from udaseg.jobs import fingerprint as module
-from udaseg.jobs.fingerprint import fingerprint
+from udaseg.jobs.fingerprint import fingerprint, reread
 from udaseg.methods import METHODS
+from udaseg.runs.kinds import KINDS
 
 
 @pytest.fixture
@@ -20,26 +22,29 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     copy = tmp_path / "udaseg"
     shutil.copytree(module.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "PACKAGE", copy)
-    forget()
+    reread()
     yield copy
-    forget()
+    reread()
 
 
-def forget() -> None:
-    module.fingerprint.cache_clear()
-    module._digests.clear()
+DATASETS = ("toytown", "objects", "folder", "camvid")
+
+
+def entries() -> dict[str, list[str]]:
+    """The modules whose code decides each kind of job, one by one for every method and kind of data set."""
+    found = {}
+    for name, kind in KINDS.items():
+        variants = {"train": METHODS, "prepare": DATASETS}.get(name, ("",))
+        for variant in variants if kind.code else ():
+            spec = SimpleNamespace(method=variant, dataset=SimpleNamespace(kind=variant))
+            found[f"{name} {variant}".strip()] = [module.format(spec=spec) for module in kind.code]
+    return found
 
 
 def everything() -> dict[str, str]:
     """The fingerprint of every kind of job."""
-    forget()
-    found = {f"train {name}": fingerprint("engine.train", f"methods.{name}") for name in METHODS}
-    found |= {f"prepare {kind}": fingerprint("data.sets.build", f"data.datasets.{kind}") for kind in KINDS}
-    found |= {name: fingerprint(f"offline.{name}") for name in ("label", "quality", "translate")}
-    return found | {"evaluate": fingerprint("engine.evaluate"), "report": fingerprint("reports.build")}
-
-
-KINDS = ("toytown", "objects", "folder", "camvid")
+    reread()
+    return {name: fingerprint(*modules) for name, modules in entries().items()}
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -79,7 +84,7 @@ def test_a_number_or_a_name_or_an_operator_counts(package: Path) -> None:
     seen = set()
     for line in ("x = 1 + 2", "x = 1 + 3", "x = 1 - 3", "y = 1 - 3", "y = 1 - 3.0", "y = 1 - '3'", "y = [1, -3]"):
         (package / "ops" / "added.py").write_text(f"{line}\n")
-        forget()
+        reread()
         seen.add(fingerprint("ops.added"))
     assert len(seen) == 7
 
@@ -191,16 +196,15 @@ def test_every_supported_python_takes_the_same_fingerprints(python: str) -> None
         "import json, sys; sys.path.insert(0, sys.argv[1]); from udaseg.jobs.fingerprint import fingerprint;"
         "print(json.dumps([fingerprint(*entries) for entries in json.loads(sys.argv[2])]))"
     )
-    entries = [*(["engine.train", f"methods.{name}"] for name in METHODS), ["data.sets.build", "data.datasets.toytown"]]
-    entries += [["reports.build"], ["offline.label"], ["engine.evaluate"]]
-    command = [python, "-I", "-c", code, str(module.PACKAGE.parent), json.dumps(entries)]
+    found = entries().values()
+    command = [python, "-I", "-c", code, str(module.PACKAGE.parent), json.dumps([*found])]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         if isinstance(error, subprocess.CalledProcessError) and "Traceback" in error.stderr:
             raise AssertionError(error.stderr) from None
         pytest.skip(f"{python} is not installed")
-    assert json.loads(answer.stdout) == [fingerprint(*each) for each in entries]
+    assert json.loads(answer.stdout) == [fingerprint(*each) for each in found]
 
 
 def test_a_circle_of_imports_is_named(package: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_new_seed_leaves_the_old_ones(tmp_path: Path) -> None:
 
 def test_folder_names_say_what_differs(tmp_path: Path) -> None:
     folder = by_label(plan(tmp_path))["dann.main seed=0"].folder
-    assert re.match(r"results/toytown_source-toytown_target/dann/hidden=128,\S*seed=0-[0-9a-f]{10}$", folder)
+    assert re.match(r"results/toytown_source-toytown_target/dann/hidden=128_\S*seed=0-[0-9a-f]{10}$", folder)
     assert len(folder.rpartition("-")[2]) == 10
 
 

@@ -58,7 +58,9 @@ def test_the_plan_looks_no_method_up(name: str) -> None:
 def test_what_differs_from_a_methods_defaults_is_told(tmp_path: Path) -> None:
     over = {"stages": {"main": {"knobs": {"gamma": 5}, "weights": {"domain": 0.25}}}}
     (stage,) = load(tmp_path, {"recipes": {"dann": over}}).recipes["dann"].stages.values()
-    assert stage.overrides == ["hidden=128", "gamma=5.0", "reversal=0.1", "classifier_lr=0.001", "domain=0.25"]
+    assert stage.overrides == [
+        *(("hidden", 128), ("gamma", 5.0), ("reversal", 0.1), ("classifier_lr", 0.001), ("domain", 0.25)),
+    ]
     (stage,) = load(tmp_path, {}).recipes["adabn"].stages.values()
     assert stage.overrides == []
 

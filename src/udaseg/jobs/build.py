@@ -1,19 +1,18 @@
-"""One function for each kind of job: its spec, its folder, which the spec's hash names, and its parents.
+"""One function for each kind of job: its spec, its folder, whose name ends with the spec's hash, and its parents.
 
-`plan` says which of them a study has.
+`plan` decides which of them a study has.
 """
 
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from udaseg.config.evaluation import Protocol
 from udaseg.config.schema import CamvidData, Params
 from udaseg.config.training import Exactness
 from udaseg.data.sets.pseudo_labels import WITH_PROTOTYPES
 from udaseg.errors import UserError
-from udaseg.jobs.fingerprint import fingerprint
-from udaseg.jobs.job import Job, Plan
+from udaseg.jobs.job import Job, Plan, code_of
+from udaseg.jobs.names import run_name
 from udaseg.runs.files import sha256
 from udaseg.runs.spec import (
     DownloadSpec,
@@ -35,6 +34,13 @@ from udaseg.types import Scored
 
 DOWNLOADS = Path("data/downloads")
 TRANSLATIONS = 4  # pictures in the report's contact sheet
+Addressed = TypeVar("Addressed", PrepareSpec, TrainSpec, LabelSpec, QualitySpec, TranslateSpec, EvaluateSpec)
+
+
+def _addressed(draft: Addressed) -> Addressed:
+    """A spec with the fingerprint of its code, and with its hash at the end of its folder's name."""
+    spec = draft.model_copy(update={"code": code_of(draft)})
+    return spec.model_copy(update={"folder": f"{draft.folder}-{digest(spec)}"})
 
 
 def prepare_job(study: Study, plan: Plan, name: str, size: tuple[int, int], classes: list[str]) -> Job:
@@ -42,15 +48,15 @@ def prepare_job(study: Study, plan: Plan, name: str, size: tuple[int, int], clas
     parents = (plan.add(_download(params, dataset)),) if isinstance(dataset, CamvidData) else ()
     draft = PrepareSpec(
         kind="prepare",
-        folder="data",
+        folder=f"data/sets/{name}",
         name=name,
         dataset=dataset,
         classes=classes,
         size=size,
         mirror=params.mirror,
-        code=fingerprint("data.sets.build", f"data.datasets.{dataset.kind}"),
+        code="",
     )
-    return plan.add(Job(_at(draft, f"data/sets/{name}-{digest(draft)}"), parents, f"data set {name}"))
+    return plan.add(Job(_addressed(draft), parents, f"data set {name}"))
 
 
 def _download(params: Params, dataset: CamvidData) -> Job:
@@ -114,7 +120,7 @@ def _training(
 ) -> Job:
     draft = TrainSpec(
         kind="train",
-        folder="results",
+        folder=f"{place}/{resolved.method}/{run_name(resolved.overrides, seed)}",
         method=resolved.method,
         knobs=resolved.knobs,
         weights=resolved.weights,
@@ -129,23 +135,9 @@ def _training(
         optim=resolved.optim,
         train=resolved.train,
         monitor=params.evaluate.monitor if target and resolved.predicts == "labels" else None,
-        code=training_code(resolved.method),
+        code="",
     )
-    words = re.sub(r"[^A-Za-z0-9._,=+-]+", "-", differences(resolved))
-    while len(words) > 80:  # a file name has its limits; the hash tells runs apart
-        words = words.rpartition(",")[0]
-    words = f"{words},seed={seed}" if words else f"seed={seed}"
-    return Job(_at(draft, f"{place}/{resolved.method}/{words}-{digest(draft)}"), parents, label)
-
-
-def training_code(method: str) -> str:
-    """Fingerprint of the code that trains `method`."""
-    return fingerprint("engine.train", f"methods.{method}")
-
-
-def evaluation_code() -> str:
-    """Fingerprint of the code that evaluates."""
-    return fingerprint("engine.evaluate")
+    return Job(_addressed(draft), parents, label)
 
 
 def _pretrain(study: Study, plan: Plan, resolved: ResolvedStage) -> Job:
@@ -172,28 +164,13 @@ def _pretrain(study: Study, plan: Plan, resolved: ResolvedStage) -> Job:
     )
 
 
-def label_code() -> str:
-    """Fingerprint of the code that labels target images."""
-    return fingerprint("offline.label")
-
-
-def quality_code() -> str:
-    """Fingerprint of the code that judges pseudo-labels."""
-    return fingerprint("offline.quality")
-
-
-def translation_code() -> str:
-    """Fingerprint of the code that shows translations."""
-    return fingerprint("offline.translate")
-
-
 def label_job(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, source: Job, target: Job) -> Job:
     """The job in which the network of `run`, a stage with the settings `resolved`, labels for the stage `consumer`."""
     assert consumer.labels is not None and isinstance(run.spec, TrainSpec)
     of_source = consumer.labels.rule in WITH_PROTOTYPES and consumer.labels.prototypes == "source"
     draft = LabelSpec(
         kind="label",
-        folder=run.folder,
+        folder=f"{run.folder}/label",
         run=run.folder,
         set=target.folder,
         source=source.folder if of_source else None,
@@ -201,23 +178,23 @@ def label_job(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, source
         network=resolved.network,
         **_exactness(resolved),
         labels=consumer.labels,
-        code=label_code(),
+        code="",
     )
     parents = (run, target, *([source] if of_source else []))
-    return Job(_at(draft, f"{run.folder}/label-{digest(draft)}"), parents, f"labels of {run.label}")
+    return Job(_addressed(draft), parents, f"labels of {run.label}")
 
 
 def quality_job(labels: Job, target: Job) -> Job:
     assert isinstance(labels.spec, LabelSpec)
     draft = QualitySpec(
         kind="quality",
-        folder=labels.folder,
+        folder=f"{labels.folder}/quality",
         labels=labels.folder,
         set=target.folder,
         classes=labels.spec.classes,
-        code=quality_code(),
+        code="",
     )
-    return Job(_at(draft, f"{labels.folder}/quality-{digest(draft)}"), (labels, target), f"quality of {labels.label}")
+    return Job(_addressed(draft), (labels, target), f"quality of {labels.label}")
 
 
 def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job, target: Job) -> Job:
@@ -228,7 +205,7 @@ def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job
     used = ("translator", "fourier_share") if resolved.knobs["translator"] == "fourier" else ("translator",)
     draft = TranslateSpec(
         kind="translate",
-        folder=place,
+        folder=f"{place}/translation",
         translator=resolved.knobs["translator"],
         knobs={name: resolved.knobs[name] for name in used},
         run=trained.folder if trained else None,
@@ -237,11 +214,11 @@ def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job
         pictures=TRANSLATIONS,
         **_exactness(resolved),
         seed=run.spec.seed,
-        code=translation_code(),
+        code="",
     )
     parents = (source, target, *([trained] if trained else []))
     label = f"translations by {resolved.knobs['translator']}"
-    return Job(_at(draft, f"{place}/translation-{digest(draft)}"), parents, label)
+    return Job(_addressed(draft), parents, label)
 
 
 def evaluate_job(
@@ -249,7 +226,7 @@ def evaluate_job(
 ) -> Job:
     draft = EvaluateSpec(
         kind="evaluate",
-        folder=run.folder,
+        folder=f"{run.folder}/evaluate",
         run=run.folder,
         set=target.folder,
         split=split,
@@ -259,9 +236,9 @@ def evaluate_job(
         **_exactness(resolved),
         protocol=protocol,
         pictures=params.evaluate.pictures,
-        code=evaluation_code(),
+        code="",
     )
-    return Job(_at(draft, f"{run.folder}/evaluate-{digest(draft)}"), (run, target), f"evaluation of {run.label}")
+    return Job(_addressed(draft), (run, target), f"evaluation of {run.label}")
 
 
 def report_job(
@@ -290,8 +267,9 @@ def report_job(
         claims=params.claims,
         translations=translations,
         data={"source": source.folder, "target": target.folder},
-        code=fingerprint("reports.build", "reports.summary"),
+        code="",
     )
+    spec = spec.model_copy(update={"code": code_of(spec)})
     return Job(spec, ends, f"report of {params.study}")
 
 
@@ -300,13 +278,9 @@ def _exactness(resolved: ResolvedStage) -> dict[str, Any]:
     return resolved.train.model_dump(include=set(Exactness.model_fields))
 
 
-def _at(spec: Any, folder: str) -> Any:
-    return spec.model_copy(update={"folder": folder})
-
-
 def differences(resolved: ResolvedStage) -> str:
-    """Knobs and weights that are not the method's defaults, as `name=value` words."""
-    return ",".join(resolved.overrides)
+    """Knobs and loss weights that are not the method's defaults, as `name=value` words for people."""
+    return ",".join(f"{name}={value}" for name, value in resolved.overrides)
 
 
 def _checksum(key: str, path: Path) -> str:

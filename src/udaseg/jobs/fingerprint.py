@@ -29,6 +29,12 @@ def fingerprint(*entries: str) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:DIGITS]
 
 
+def reread() -> None:
+    """Let the next fingerprint read the source files again: they may have been edited since."""
+    fingerprint.cache_clear()
+    _digests.clear()
+
+
 def _digest(module: str, importers: tuple[str, ...]) -> str:
     """Digest of a module (a name below the package), by content alone; `importers` led here.
 

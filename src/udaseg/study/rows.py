@@ -32,8 +32,8 @@ class ResolvedStage(Model):
     """How its pseudo-labels are made; None: no active term looks at pseudo-labels."""
     labels_of: str
     """The stage whose network makes them."""
-    overrides: list[str]
-    """Knobs and weights that are not the method's own defaults, as NAME=VALUE."""
+    overrides: list[tuple[str, Any]]
+    """Name and value of the knobs and loss weights that are not the method's own defaults."""
     supervision: Literal["source", "target"]
     """The domain whose labels the labelled stream carries."""
     predicts: Literal["labels", "images"]

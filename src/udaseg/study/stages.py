@@ -77,8 +77,8 @@ def resolve_stage(
     if labels is not None:
         labelling = [name for name, other in earlier.items() if other.predicts == "labels"]
         require_known(f"{path}.labels.of", str(stage.labels["of"]), labelling)
-    overrides = [f"{name}={value}" for name, value in plain.items() if value != usual[name]]
-    overrides += [f"{name}={value:g}" for name, value in weights.items() if value != spec.weights[name]]
+    overrides = [(name, value) for name, value in plain.items() if value != usual[name]]
+    overrides += [(name, _short(value)) for name, value in weights.items() if value != spec.weights[name]]
     return ResolvedStage(
         method=stage.method,
         init=_init(stage, path, spec.initial_roles(knobs), earlier),
@@ -185,3 +185,8 @@ def check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:
             f"{path}.crop: {list(view.crop)} is larger than the images; allowed is at most the size to which data set "
             f"'{use.dataset}' is resized, {list(use.size)}"
         )
+
+
+def _short(weight: float) -> float:
+    """A loss weight as people write it: 1 instead of 1.0."""
+    return int(weight) if weight.is_integer() else weight
