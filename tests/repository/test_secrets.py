@@ -8,7 +8,7 @@ from support.fabricate import fabricate
 from support.tiny import objects_spec, prepare_objects
 
 from udaseg.cli.main import main
-from udaseg.data.datasets.fetch import fetch
+from udaseg.data.archives.unpack import fetch
 from udaseg.errors import UserError
 from udaseg.jobs.build import training_code
 from udaseg.runs.files import write_yaml

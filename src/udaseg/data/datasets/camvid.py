@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from udaseg.data.datasets.classes import CAMVID
-from udaseg.data.datasets.fetch import fetch, unpack
+from udaseg.data.archives.unpack import fetch, unpack
 from udaseg.data.datasets.folder import ClassMap, FolderDataset
 from udaseg.errors import UserError
 from udaseg.runs.folder import locked

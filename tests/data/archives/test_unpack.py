@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.loopback import listed, names, serving, zipped
 
-from udaseg.data.datasets.fetch import fetch, unpack
+from udaseg.data.archives.unpack import fetch, unpack
 from udaseg.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -314,7 +314,7 @@ def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "a.zip").write_bytes(zipped(FILES))
-    monkeypatch.setattr("udaseg.data.datasets.fetch._write_checked", full)
+    monkeypatch.setattr("udaseg.data.archives.unpack._write_checked", full)
     with pytest.raises(UserError, match=r"\.part: cannot be written \(No space left on device\); .* Free space"):
         unpack(tmp_path / "a.zip", tmp_path / "data", listed(FILES))
     assert names(tmp_path) == ["a.zip"]
