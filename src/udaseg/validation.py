@@ -4,7 +4,7 @@ import difflib
 import json
 import types
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -59,7 +59,7 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 def _describe(model: type[BaseModel], detail: Any, prefix: str) -> str:
     """One line for one of pydantic's errors. Validators of ours begin their messages with the key below their model."""
     kind, found = detail["type"], detail["input"]
-    words, reached = _follow(model, detail["loc"])
+    words, _ = _follow(model, detail["loc"])
     path = ".".join([prefix, *words] if prefix else words)
     if kind == "extra_forbidden":
         _, holders = _follow(model, detail["loc"][:-1])
@@ -69,10 +69,6 @@ def _describe(model: type[BaseModel], detail: Any, prefix: str) -> str:
         return f"{path}.{message}" if path else message
     if kind == "missing":
         return f"{path}: is required, but not given"
-    if kind == "union_tag_not_found":
-        return f"{path}.kind: is required, but not given; known: {', '.join(_tags(reached))}"
-    if kind == "union_tag_invalid":
-        return f"{path}.kind: '{detail['ctx']['tag']}' is not known; {suggestion(detail['ctx']['tag'], _tags(reached))}"
     message = f"{path}: {detail['msg']}, found {json.dumps(found)[:200]}"
     if kind in ("float_type", "int_type") and isinstance(found, str) and _is_number(found):
         # YAML 1.1 wants a point in a number with an exponent, and takes 1e-4 for text.
@@ -99,14 +95,10 @@ def _with_point(text: str) -> str:
 
 
 def _follow(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Pydantic's path as the user wrote it, without the tags of unions, and the models among which it ends."""
+    """Pydantic's path as the user wrote it, and the models among which it ends."""
     words: list[str] = []
     here = _alternatives(model)
     for part in location:
-        models = _models(here)
-        if len(models) > 1 and part in _tags(models):
-            here = [found for found in models if part in _tags([found])]
-            continue
         if part != "[key]":
             words.append(str(part))
         here = [deeper for found in here for deeper in _below(found, part)]
@@ -115,15 +107,6 @@ def _follow(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list
 
 def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:
     return [found for found in annotations if isinstance(found, type) and issubclass(found, BaseModel)]
-
-
-def _tags(models: Iterable[type[BaseModel]]) -> list[str]:
-    return [tag for found in models if "kind" in found.model_fields for tag in get_args(_kind(found))]
-
-
-def _kind(model: type[BaseModel]) -> Any:
-    annotation = model.model_fields["kind"].annotation
-    return annotation if get_origin(annotation) is Literal else None
 
 
 def _alternatives(annotation: Any) -> list[Any]:

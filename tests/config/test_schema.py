@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from support.project import load, tiny, write_study
 
-from udaseg.config.schema import FolderData, Params
+from udaseg.config.schema import Params
+from udaseg.data.datasets.folder import FolderData
 from udaseg.errors import UserError
 from udaseg.jobs.plan import make_plan
+from udaseg.study.datasets import datasets
 from udaseg.study.resolve import load_params, overlay, resolve_stage
 from udaseg.validation import Model, validate
 
@@ -158,12 +160,12 @@ def test_every_problem_of_a_study_is_in_one_message(tmp_path: Path) -> None:
 
 def test_an_unlabelled_target_without_scores_and_oracle_is_allowed(tmp_path: Path) -> None:
     params = load(tmp_path, ON_MINE + "evaluate: {monitor: null, report: null}\nrun: [source_only, dann]")
-    assert not params.datasets["mine"].has_labels()
+    assert not datasets(params)["mine"].has_labels()
 
 
 def test_the_oracle_is_only_asked_for_labels_where_it_runs(tmp_path: Path) -> None:
     labelled = load(tmp_path, {"run": ["oracle"]})
-    assert labelled.datasets["toytown_target"].has_labels()
+    assert datasets(labelled)["toytown_target"].has_labels()
 
 
 def test_unknown_study(tmp_path: Path) -> None:

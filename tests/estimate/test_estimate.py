@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.project import load, tiny
 
-from udaseg.data.datasets.camvid import FILES, expected_files
+from udaseg.data.datasets.camvid import CamvidData
 from udaseg.estimate.estimate import Amount, Estimate, network_bytes
 from udaseg.estimate.history import device_here
 from udaseg.estimate.table import WIDTH, hours, shared, size, table
@@ -278,7 +278,7 @@ def test_a_download_is_as_large_as_what_must_be_in_it() -> None:
     made = plan(task={"target": {"dataset": "camvid"}, "classes": ["sky", "road"], "class_sets": {"both": ["sky"]}})
     (job,) = made.of_kind("download")
     found = Estimate(made, "cpu").disk(job)
-    assert found.bound == ">=" and found.value == sum(length for length, _ in expected_files(FILES).values()) > 1e6
+    assert found.bound == ">=" and found.value == sum(length for length, _ in CamvidData.archive.files().values()) > 1e6
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import yaml
 from pydantic_core import PydanticUndefined
 from support.project import ROOT
 
-from udaseg.config.schema import CamvidData, Claim, FolderData, Params, Recipe, Stage, Sweep
+from udaseg.config.schema import Claim, Params, Recipe, Stage, Sweep
+from udaseg.data.datasets.camvid import CamvidData
 from udaseg.jobs.plan import make_plan
 from udaseg.methods import METHODS
 from udaseg.runs.spec import ReportSpec
@@ -34,7 +35,7 @@ def test_params_has_exactly_the_methods() -> None:
 def test_every_key_of_the_model_stands_in_params() -> None:
     """No number of an experiment has a default elsewhere: the models' only ones are those of entries in a mapping."""
     assert [*RAW, "claims"] == list(Params.model_fields)  # of which a file of their own has the values
-    allowed = {Params, Claim, Stage, Recipe, Sweep, FolderData, CamvidData}
+    allowed = {Params, Claim, Stage, Recipe, Sweep}
     assert {model for model in models(Model) if defaults(model)} <= allowed | spec_models()
     for key in ("task", "network", "pretrain", "optim", "train", "evaluate", "report"):
         annotation = Params.model_fields[key].annotation
@@ -69,7 +70,7 @@ def test_every_study_has_a_plan(study: str) -> None:
 def test_reported_and_development_worlds_and_seeds_are_apart() -> None:
     reported, development = (load_params(ROOT / "params.yaml", study) for study in ("toytown", "toytown_dev"))
     assert not set(reported.seeds) & set(development.seeds)
-    worlds = [{params.datasets[use.dataset].world for use in (params.task.source, params.task.target)}  # type: ignore[union-attr]
+    worlds = [{params.datasets[use.dataset]["world"] for use in (params.task.source, params.task.target)}
               for params in (reported, development)]  # fmt: skip
     assert not worlds[0] & worlds[1]
     same = {"study", "seeds", "datasets"}

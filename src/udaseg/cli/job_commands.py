@@ -32,29 +32,37 @@ STATE, DOWNLOADS = Path("state"), Path("data/downloads")
 
 def download(options: Namespace) -> None:
     """Fetch, verify and unpack a data set's archive; what is there already is left as it is."""
-    from udaseg.data.datasets.camvid import fetch_camvid
-
     spec = read_spec(DownloadSpec, options.spec)
-    print(fetch_camvid(_mirror(spec.mirror), Path(spec.folder).parent))
+    print(_fetched(_dataset(spec), spec.mirror, Path(spec.folder).parent))
 
 
-def _mirror(folder: str | None) -> Path | None:
-    return Path(folder).expanduser() if folder else None
+def _dataset(spec: DownloadSpec | PrepareSpec) -> Any:
+    """The spec's data set, as the model of its kind."""
+    from udaseg.study.datasets import dataset
+
+    return dataset(spec.dataset, "dataset")
+
+
+def _fetched(dataset: Any, mirror: str | None, downloads: Path) -> Path | None:
+    """The folder with the verified files of the data set's archive, fetched if need be; None if it has none."""
+    from udaseg.data.archives.fetch import fetch
+
+    return dataset.archive and fetch(dataset.archive, Path(mirror).expanduser() if mirror else None, downloads)
 
 
 def prepare(options: Namespace) -> None:
     """Prepare one data set; a finished one is left as it is."""
     limit_numpy()
-    from udaseg.data.datasets.base import open_dataset
-    from udaseg.data.sets.build import prepare as prepare_set
+    from udaseg.data.sets.prepare import prepare as prepare_set
 
     spec = read_spec(PrepareSpec, options.spec)
     folder = Path(spec.folder)
     with locked(STATE / f"{spec.folder}.lock"):
         if (folder / "set.json").is_file():
             return
-        dataset = open_dataset(spec.dataset, _mirror(spec.mirror), DOWNLOADS)
-        prepare_set(spec.name, dataset, spec.dataset.model_dump(mode="json"), spec.classes, spec.size, folder)
+        dataset = _dataset(spec)
+        opened = dataset.open(_fetched(dataset, spec.mirror, DOWNLOADS))
+        prepare_set(spec.name, opened, spec.dataset, spec.classes, spec.size, folder)
 
 
 def train(options: Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from udaseg.types import Fidelity, Positive, Scored, Share, Size, Split
+from udaseg.types import Fidelity, Positive, Scored, Share, Size
 from udaseg.validation import Model, require_known
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,39}$"  # of what becomes part of a path
@@ -21,79 +21,7 @@ Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
-# ---------------------------------------------------------------------------------------------------------- data sets
-
-
-class ToytownData(Model):
-    """The embedded pair of procedural street-scene domains."""
-
-    kind: Literal["toytown"]
-    domain: Literal["source", "target"]
-    world: int  # seed of the generated world; apart from the run's seed
-    size: Size  # native height and width
-    counts: dict[Split, Positive]
-
-    def splits(self) -> list[str]:
-        return list(self.counts)
-
-    def has_labels(self) -> bool:
-        return True
-
-
-class ObjectsData(Model):
-    """Procedural objects in many styles, on which the small network is pretrained."""
-
-    kind: Literal["objects"]
-    world: int
-    size: Size
-    counts: dict[Split, Positive]
-
-    def splits(self) -> list[str]:
-        return list(self.counts)
-
-    def has_labels(self) -> bool:
-        return True
-
-
-class FolderData(Model):
-    """A user's own images and label maps in two folders."""
-
-    kind: Literal["folder"]
-    version: int = 1  # raise it when the files under `root` have changed, so that they are prepared again
-    root: UserPath  # `${NAME:-default}` is taken from the environment
-    images: UserPath = "{split}/images"
-    labels: UserPath | None = "{split}/labels"  # null: there are none; such a target is trained on, but not scored
-    splits_present: list[Split] = Field(default=["train", "val", "test"])
-    lists: dict[Split, UserPath] | None = None  # a text file of stems for each split, relative to root
-    encoding: Literal["id", "colour"] = "id"
-    class_map: dict[str, str]  # raw id ("7") or colour ("#804080") -> class name or "ignore"
-
-    @model_validator(mode="after")
-    def _root_is_a_folder(self) -> "FolderData":
-        refuse_address("root", self.root)
-        return self
-
-    def splits(self) -> list[str]:
-        return list(self.lists) if self.lists is not None else list(self.splits_present)
-
-    def has_labels(self) -> bool:
-        return self.labels is not None
-
-
-class CamvidData(Model):
-    """The public CamVid set, 11 classes, in SegNet's splits."""
-
-    kind: Literal["camvid"]
-    version: int = 1
-
-    def splits(self) -> list[str]:
-        return ["train", "val", "test"]
-
-    def has_labels(self) -> bool:
-        return True
-
-
-DatasetSpec = Annotated[ToytownData | ObjectsData | FolderData | CamvidData, Field(discriminator="kind")]
+# --------------------------------------------------------------------------------------------------------------- task
 
 
 class DomainUse(Model):
@@ -410,7 +338,7 @@ class Params(Model):
     run: Annotated[list[Name], Field(min_length=1)]  # recipes of this study, in the report's order
     sweep: list[Name]  # its sweeps
     mirror: UserPath | None  # folder of already downloaded archives, used before any network
-    datasets: dict[Name, DatasetSpec]
+    datasets: dict[Name, dict[str, Any]]  # `udaseg.study.datasets` holds each against its kind's model
     task: Task
     network: Network
     pretrain: Pretrain
@@ -445,27 +373,6 @@ class Params(Model):
             ("report.oracle", self.report.oracle),
         ):
             require_known(path, name, self.recipes)
-        return self
-
-    @model_validator(mode="after")
-    def _splits_exist(self) -> "Params":
-        source, target, pretrain = self.task.source.dataset, self.task.target.dataset, self.pretrain.dataset
-        for path, name, split, labelled in (
-            ("task.source.dataset", source, "train", True),
-            ("task.target.dataset", target, "train", False),
-            ("pretrain.dataset", pretrain, "train", True),
-            ("evaluate.monitor", target, self.evaluate.monitor, True),
-            ("evaluate.report", target, self.evaluate.report, True),
-        ):
-            dataset = self.datasets[name]
-            if split is not None and split not in dataset.splits():
-                raise ValueError(f"{path}: data set '{name}' has no split '{split}', only {dataset.splits()}")
-            if split is not None and labelled and not dataset.has_labels():
-                way_out = "set it to null to do without scores" if "evaluate" in path else "take another"
-                raise ValueError(
-                    f"{path}: the split '{split}' of data set '{name}' has no labels (datasets.{name}.labels is null); "
-                    f"{way_out}, or give the data set its labels"
-                )
         return self
 
 

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from udaseg.config.schema import CamvidData, Exactness, Params, Protocol, Stage
+from udaseg.config.schema import Exactness, Params, Protocol, Stage
+from udaseg.data.datasets.base import DatasetParams
 from udaseg.data.sets.pseudo_labels import WITH_PROTOTYPES
 from udaseg.errors import UserError
 from udaseg.jobs.fingerprint import fingerprint
@@ -28,6 +29,7 @@ from udaseg.runs.spec import (
     TranslateSpec,
     digest,
 )
+from udaseg.study.datasets import dataset
 from udaseg.study.resolve import ResolvedStage, resolve_stage
 from udaseg.types import Scored
 
@@ -36,26 +38,26 @@ TRANSLATIONS = 4  # pictures in the report's contact sheet
 
 
 def prepare_job(params: Params, plan: Plan, name: str, size: tuple[int, int], classes: list[str]) -> Job:
-    dataset = params.datasets[name]
-    parents = (plan.add(_download(params, dataset)),) if isinstance(dataset, CamvidData) else ()
+    data = dataset(params.datasets[name], f"datasets.{name}")
+    parents = () if data.archive is None else (plan.add(_download(params, data, data.archive.folder)),)
     draft = PrepareSpec(
         kind="prepare",
         folder="data",
         name=name,
-        dataset=dataset,
+        dataset=data.model_dump(mode="json"),
         classes=classes,
         size=size,
         mirror=params.mirror,
-        code=fingerprint("data.sets.build", f"data.datasets.{dataset.kind}"),
+        code=fingerprint("data.sets.build", f"data.datasets.{data.kind}"),
     )
     return plan.add(Job(_at(draft, f"data/sets/{name}-{digest(draft)}"), parents, f"data set {name}"))
 
 
-def _download(params: Params, dataset: CamvidData) -> Job:
-    from udaseg.data.datasets.camvid import FOLDER
-
-    spec = DownloadSpec(kind="download", folder=str(DOWNLOADS / FOLDER), dataset=dataset, mirror=params.mirror)
-    return Job(spec, label=f"archive of {dataset.kind}")
+def _download(params: Params, data: DatasetParams, folder: str) -> Job:
+    spec = DownloadSpec(
+        kind="download", folder=str(DOWNLOADS / folder), dataset=data.model_dump(mode="json"), mirror=params.mirror
+    )
+    return Job(spec, label=f"archive of {data.kind}")
 
 
 def train_job(
@@ -155,7 +157,6 @@ def evaluation_code() -> str:
 def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
     """The job that pretrains the small network on procedural objects; one for all seeds and recipes that share it."""
     pretrain = params.pretrain
-    dataset = params.datasets[pretrain.dataset]
     from udaseg.data.datasets.objects import NAMES  # of the shapes
 
     objects = prepare_job(params, plan, pretrain.dataset, pretrain.size, list(NAMES))
@@ -174,7 +175,7 @@ def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
             seed=pretrain.seed,
             init=({"student": "scratch"}, {}),
             parents=(objects,),
-            label=f"pretraining on {dataset.kind}",
+            label=f"pretraining on {params.datasets[pretrain.dataset]['kind']}",
         )
     )
 

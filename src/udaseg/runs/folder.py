@@ -73,6 +73,26 @@ def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
 
 
 @contextlib.contextmanager
+def appearing(destination: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `destination` by rename when the body ends, and is removed when it fails.
+
+    An older `destination` is replaced. Only one process at a time may write it; the caller sees to that.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    folder = destination.with_name(f".{destination.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # a killed attempt leaves one behind
+    try:
+        folder.mkdir()
+        yield folder
+        if destination.exists():
+            shutil.rmtree(destination)
+        folder.rename(destination)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
 def locked(path: Path, message: str | None = None) -> Iterator[None]:
     """Hold the file lock `path`: one writer at a time. The kernel frees it when the process dies.
 

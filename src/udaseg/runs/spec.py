@@ -11,9 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from udaseg.config.schema import (
-    CamvidData,
     Claim,
-    DatasetSpec,
     Exactness,
     Labels,
     Network,
@@ -36,7 +34,7 @@ class DownloadSpec(Model):
 
     kind: Literal["download"]
     folder: PathText  # data/downloads/<name of the set>-<version of the archive>
-    dataset: CamvidData
+    dataset: dict[str, Any]  # parameters of the data set, complete
     mirror: UserPath | None
 
 
@@ -46,7 +44,7 @@ class PrepareSpec(Model):
     kind: Literal["prepare"]
     folder: PathText  # data/sets/<name>-<hash>
     name: str
-    dataset: DatasetSpec
+    dataset: dict[str, Any]  # parameters of the data set, complete
     classes: list[str]
     size: Size
     mirror: UserPath | None

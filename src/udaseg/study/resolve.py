@@ -26,6 +26,7 @@ from udaseg.config.schema import (
 from udaseg.errors import UserError
 from udaseg.ops.schedules import portions, round_rates
 from udaseg.runs.files import read_yaml
+from udaseg.study.datasets import dataset, datasets
 from udaseg.validation import M, Model, require_known, suggestion, validate
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def load_params(params: Path, study: str | None = None) -> Params:
         raise UserError(f"{params} with {path}: claims: stand in {claims}; move them there")
     try:
         resolved = validate(Params, merged)
+        datasets(resolved)
         _check_methods(resolved)
         check_sweeps(resolved)
     except (UserError, ValueError) as error:
@@ -141,7 +143,8 @@ def check_recipe(params: Params, recipe: Recipe, prefix: str = "", run: str | No
 def _check_target_labels(params: Params, recipe: str, path: str, spec: "MethodSpec", stage: "ResolvedStage") -> None:
     """UserError where a recipe that is run learns from labels of the target that are not there, or do not fit."""
     target, given = params.task.target, stage.labelled_target()
-    if (spec.labelled == "target" or given) and not params.datasets[target.dataset].has_labels():
+    labelled = dataset(params.datasets[target.dataset], f"datasets.{target.dataset}").has_labels()
+    if (spec.labelled == "target" or given) and not labelled:
         raise UserError(
             f"run: recipe '{recipe}' learns from labels of the target, but data set '{target.dataset}' has none "
             f"(datasets.{target.dataset}.labels is null); take '{recipe}' out of run, or give the data set its labels"

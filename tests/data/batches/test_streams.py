@@ -18,7 +18,7 @@ from udaseg.data.batches.streams import Batch, Streams, Target, soft_view
 from udaseg.data.batches.views import Geometry, crop_then_resize
 from udaseg.data.datasets.base import Item
 from udaseg.data.datasets.classes import IGNORE
-from udaseg.data.sets.build import prepare
+from udaseg.data.sets.prepare import prepare
 from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
 
@@ -30,6 +30,7 @@ class Numbered:
     """Images whose red channel is their number and whose label is 1 where green is bright."""
 
     names = tuple(CLASSES)
+    splits = ("train",)
 
     def items(self, split: str) -> list[Item]:
         return [self._item(index) for index in range(COUNT)]

@@ -10,35 +10,23 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from udaseg.data.datasets.base import Item, require_split
+from udaseg.config.schema import UserPath, refuse_address
+from udaseg.data.datasets.base import DatasetParams, Item, require_split
 from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.images import read_colours, read_ids, read_image
 from udaseg.errors import UserError
-
-if TYPE_CHECKING:
-    from udaseg.config.schema import FolderData
+from udaseg.types import Split
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")  # formats that keep every id
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 SHOWN = 5  # names in a message that could name thousands
-
-
-def open_folder(spec: "FolderData") -> "FolderDataset":
-    """The data set of a `folder` spec. Raises UserError when root or class map cannot be used."""
-    return FolderDataset(
-        root=expand(spec.root),
-        images=spec.images,
-        labels=spec.labels,
-        lists=None if spec.lists is None else {str(split): path for split, path in spec.lists.items()},
-        splits=spec.splits(),
-        class_map=ClassMap(spec.class_map, spec.encoding),
-    )
 
 
 def expand(root: str) -> Path:
@@ -236,3 +224,47 @@ def _missing(what: str, path: Path) -> np.ndarray:
         f"{what} {path}.*: missing, so the {partner} '{path.name}' has no partner of the same stem; add it as one of "
         f"{' '.join(suffixes)}, or take its partner away"
     )
+
+
+class FolderData(DatasetParams):
+    """A user's own images and label maps in two folders."""
+
+    kind: Literal["folder"]
+    version: int = 1
+    """Increase it when files below `root` have changed, so that the set is prepared again."""
+    root: UserPath
+    """Folder of the data; `${NAME}` and `${NAME:-default}` are taken from the environment."""
+    images: UserPath = "{split}/images"
+    """Folder of a split's images, relative to `root`."""
+    labels: UserPath | None = "{split}/labels"
+    """Folder of a split's label maps, relative to `root`. null: there are none; such a target is trained on, but not
+    scored."""
+    splits_present: list[Split] = Field(default=["train", "val", "test"])
+    """The splits that there are; where `lists` is given, its splits count instead."""
+    lists: dict[Split, UserPath] | None = None
+    """For each split a text file of file stems, one a line, relative to `root`. null: all files of its folder."""
+    encoding: Literal["id", "colour"] = "id"
+    """Whether pixels of label maps are ids (grey levels or palette indices) or colours."""
+    class_map: dict[str, str]
+    """Raw id ("7") or colour ("#804080") → class name or "ignore"."""
+
+    @model_validator(mode="after")
+    def _root_is_a_folder(self) -> "FolderData":
+        refuse_address("root", self.root)
+        return self
+
+    def splits(self) -> list[str]:
+        return list(self.lists) if self.lists is not None else list(self.splits_present)
+
+    def has_labels(self) -> bool:
+        return self.labels is not None
+
+    def open(self, unpacked: Path | None = None) -> FolderDataset:
+        return FolderDataset(
+            root=expand(self.root),
+            images=self.images,
+            labels=self.labels,
+            lists=None if self.lists is None else {str(split): path for split, path in self.lists.items()},
+            splits=self.splits(),
+            class_map=ClassMap(self.class_map, self.encoding),
+        )
