@@ -1,7 +1,7 @@
 """A job's folder: the marker that makes it whole, publishing into it, and one writer at a time.
 
-A folder is *whole* when its `run.json`, written last, is there and the checksums in it are right. Everything else that
-lies in a folder without that marker is the trace of a job that did not finish.
+A folder is *whole* when its `run.json`, which is written last, exists and the checksums in it are right. Whatever lies
+in a folder without that marker was left by a job that did not finish.
 """
 
 import contextlib
@@ -16,16 +16,14 @@ from udaseg.errors import UserError
 from udaseg.runs.files import link, remove_unfinished, sha256, write_json, writing
 
 MARKER = "run.json"
-
-
-# What a clock or the machine says of a job lies beside its result, without a checksum: an exact rerun has another one.
+# Files with times and facts about the machine. They have no checksum, because an exact rerun has other ones.
 MEASURED = ("cost.json", "env.json")
 
 
 def damage(folder: Path, kept: Collection[str] | None = None) -> list[str]:
-    """What of the job in `folder` is not as its run.json says; nothing where it is finished and its files are sound.
+    """What differs in `folder` from its run.json; empty when the job is finished and its files are intact.
 
-    Where names are given as `kept`, as of a record, other files may be missing.
+    With `kept`, the names of the files that a record keeps, all others may be missing.
     """
     marker = folder / MARKER
     try:
@@ -51,16 +49,16 @@ def require_whole(folder: Path) -> None:
     if not is_whole(folder):
         raise UserError(
             f"{folder}: not a finished run: run.json is missing, or a file differs from its checksum there. Remove the "
-            "folder and start the same command again, which makes it anew"
+            "folder and start the same command again, which runs the job again"
         )
 
 
 def publish(build: Path, folder: Path, run_id: str, kind: str) -> None:
-    """Put every file of `build` into `folder`, then write the marker; `build` is gone afterwards.
+    """Put every file of `build` into `folder`, write the marker, and remove `build`.
 
-    The marker has the checksums of all but `MEASURED`, so that equal results have equal markers.
-    Killed in between, the folder has no marker and is not whole, and `build` still has everything that a resumed job
-    goes on from; the next attempt replaces what lies in the folder.
+    The marker holds the checksums of all files but `MEASURED`, so that equal results have equal markers. If the process
+    is killed in between, the folder has no marker and is not whole, and `build` still holds everything that the job
+    needs to resume; the next attempt replaces what lies in the folder.
     """
     names = sorted(str(path.relative_to(build)) for path in build.rglob("*") if path.is_file())
     (folder / MARKER).unlink(missing_ok=True)
@@ -94,9 +92,9 @@ def appearing(destination: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, message: str | None = None) -> Iterator[None]:
-    """Hold the file lock `path`: one writer at a time. The kernel frees it when the process dies.
+    """Hold the file lock `path`, which has one holder at a time. The kernel frees it when the process dies.
 
-    With a `message`, a lock that is held raises UserError(message) at once; without one, wait for it.
+    If another process holds it: raise UserError(`message`) at once, or wait when there is no `message`.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
