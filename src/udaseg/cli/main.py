@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     _study(snapshot)
     snapshot.add_argument("part", choices=["plan", "data", "runs", "report"])
 
+    add("devices", "Print the number of GPUs, for `snakemake --resources gpu=…`.", "udaseg devices")
     collect = add("gc", "List or remove folders that no study plans.", "udaseg gc --delete")
     collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     collect.add_argument("--delete", action="store_true", help="remove them; without it they are only listed")

@@ -206,7 +206,7 @@ class Estimate:
         if prepared:
             size, counts = prepared.spec["size"], prepared.spec["counts"]
         elif job and isinstance(job.spec, PrepareSpec):
-            size, counts = job.spec.size, getattr(job.spec.dataset, "counts", {})
+            size, counts = job.spec.size, job.spec.dataset.get("counts", {})
         else:
             return folder
         return (size[0], size[1], counts[split]) if split in counts else folder

@@ -12,6 +12,7 @@ import torch
 
 from udaseg.config.schema import Exactness
 from udaseg.machine.cpu import require_instructions
+from udaseg.machine.nvml import driver_version
 
 PACKAGES = ("udaseg", "torch", "torchvision", "numpy", "pillow", "safetensors")
 # The libraries that PyTorch was built with, in what it says of itself.
@@ -62,8 +63,7 @@ def _versions(device: torch.device) -> dict[str, str]:
     found |= {name: match[1] for name, pattern in BUILT_IN.items() if (match := re.search(pattern, built))}
     found |= {name: number for name, number in [platform.libc_ver()] if name}
     if device.type == "cuda":
-        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-        found["driver"] = driver.splitlines()[0] if driver else "unknown"
+        found["driver"] = driver_version() or "unknown"
         found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found
 
