@@ -23,7 +23,7 @@ from udaseg.errors import UserError
 from udaseg.jobs.build import training_code
 from udaseg.machine.cpu import PORTABLE, limit_instructions, limit_numpy, require_instructions
 from udaseg.machine.environment import describe, make_exact
-from udaseg.machine.torch_errors import told_refusals
+from udaseg.machine.torch_errors import nondeterminism_explained
 from udaseg.runs.files import read_json, sha256, write_yaml
 from udaseg.runs.folder import is_whole
 
@@ -83,7 +83,7 @@ def test_a_refusal_is_told_as_what_a_parameter_decides(tmp_path, monkeypatch, ca
 
 
 def test_other_errors_are_left_as_they_are():
-    with pytest.raises(RuntimeError, match=r"^out of memory$"), told_refusals("a job"):
+    with pytest.raises(RuntimeError, match=r"^out of memory$"), nondeterminism_explained("a job"):
         raise RuntimeError("out of memory")
 
 

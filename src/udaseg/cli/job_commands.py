@@ -9,7 +9,7 @@ from typing import Any
 
 from udaseg.errors import UserError
 from udaseg.machine.cpu import limit_instructions, limit_numpy
-from udaseg.machine.torch_errors import told_refusals
+from udaseg.machine.torch_errors import nondeterminism_explained
 from udaseg.runs.files import remove_unfinished, write_json, write_yaml
 from udaseg.runs.folder import is_whole, locked, publish
 from udaseg.runs.spec import (
@@ -168,7 +168,7 @@ def _job(
         if code != spec.code:
             raise UserError(f"{folder}: the source code changed since the plan was made; start the same command again")
         remove_unfinished(state)
-        with told_refusals(f"{folder}: {spec.method}" if isinstance(spec, TrainSpec) else str(folder)):
+        with nondeterminism_explained(f"{folder}: {spec.method}" if isinstance(spec, TrainSpec) else str(folder)):
             work(state, _device() if on_device else None)
         build = state / "build"
         write_yaml(build / "spec.yaml", published(spec))
@@ -223,5 +223,5 @@ def predict(options: Namespace) -> None:
     limit_instructions(read_spec(TrainSpec, options.run / "spec.yaml").train)
     from udaseg.engine.apply import predict_files
 
-    with told_refusals(str(options.run)):
+    with nondeterminism_explained(str(options.run)):
         predict_files(options.run, options.images, options.output, options.weights, options.scores, options.ids)

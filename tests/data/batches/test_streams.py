@@ -384,7 +384,7 @@ class TestLabelledTarget:
         few, more = labelled_subset(names, 3, seed=1), labelled_subset(names, 6, seed=1)
         assert len(few) == 3 and len(more) == 6 and set(few) <= set(more) <= set(names) and few == sorted(few)
         assert labelled_subset(names, 3, seed=2) != few
-        with pytest.raises(UserError, match="10 asked for, the target has 9"):
+        with pytest.raises(UserError, match="10 is more than the target's 9 training images"):
             labelled_subset(names, 10, seed=1)
 
     def test_the_batch_says_where_its_labels_are_from(self, uneven):

@@ -303,7 +303,7 @@ def test_the_other_encoding_is_hinted_at(tmp_path: Path) -> None:
         ({"#804080": "road"}, "id", "'#804080' is not an id"),
         ({"70000": "road"}, "id", "'70000' is not an id"),
         ({"7": "road"}, "colour", "'7' is not a colour"),
-        ({"7": "road", "07": "car"}, "id", "'07' stands for an id or colour that an earlier"),
+        ({"7": "road", "07": "car"}, "id", "'07' is the same id or colour as an earlier"),
         ({"7": "ignore"}, "id", "names 0 classes"),
         ({str(i): f"c{i}" for i in range(255)}, "id", "names 255 classes, expected 1 to 254"),
     ],

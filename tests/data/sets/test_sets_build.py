@@ -302,9 +302,9 @@ def test_a_file_that_changed_is_named_when_it_is_read(
     prepared.verify()
     damage(prepared.folder / path)
     what = "there is no such file" if damage is Path.unlink else "changed after the set was prepared"
-    again = re.escape(f"or remove the folder {prepared.folder} and start the same command again")
+    again = re.escape(f"or remove the folder {prepared.folder} and run the same command again")
     for reading in (read_all, PreparedSet.verify):
-        with pytest.raises(UserError, match=rf"{path}: {what}[\s\S]*Bring back the files, {again}"):
+        with pytest.raises(UserError, match=rf"{path}: {what}[\s\S]*Restore the files, {again}"):
             reading(PreparedSet(prepared.folder))
 
 
@@ -349,5 +349,5 @@ def test_digests_and_description_belong_together(change: str, tmp_path: Path) ->
     (prepared.folder / "set.json").write_text(json.dumps(described))
     (prepared.folder / "digests.json").write_text(json.dumps(digests))
     for reading in (read_all, PreparedSet.verify):
-        with pytest.raises(UserError, match=r"digests\.json and set\.json there do not belong together"):
+        with pytest.raises(UserError, match=r"digests\.json and set\.json do not match"):
             reading(PreparedSet(prepared.folder))

@@ -1,7 +1,7 @@
 """A user's own images and label maps in two folders, paired by stem (the file name without its suffix).
 
-What a whole split lacks (a folder, a list, usable names) is raised by `items`; what a single file lacks (its partner,
-readable pixels, known ids) is raised when that item is decoded, so that `prepare` can report every such file at once.
+Faults of a whole split (no folder, no list, unusable names) are raised by `items`; those of a single file (no partner,
+unreadable pixels, unknown ids) when that item is decoded, so that `prepare` can report all of them at once.
 """
 
 import os
@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")  # formats that keep every id
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-SHOWN = 5  # names in a message that could name thousands
+SHOWN = 5  # names listed in a message that could list thousands
 
 
 def expand(root: str) -> Path:
@@ -52,7 +52,7 @@ def some(names: Sequence[str]) -> str:
 
 
 class ClassMap:
-    """Raw ids or colours → index in `names`, the classes in the order in which the map first mentions them."""
+    """Raw ids or colours → index in `names`, the classes in the order in which the map first names them."""
 
     def __init__(self, entries: Mapping[str, str], encoding: str) -> None:
         self.encoding = encoding
@@ -63,11 +63,11 @@ class ClassMap:
         for raw, name in entries.items():
             key = self._parse(raw)
             if key in keys:
-                raise UserError(f"class_map: '{raw}' stands for an id or colour that an earlier entry has; keep one")
+                raise UserError(f"class_map: '{raw}' is the same id or colour as an earlier entry; keep one")
             keys[key] = IGNORE if name == "ignore" else self.names.index(name)
         self.keys = np.array(sorted(keys), dtype=np.int64)
         self.values = np.array([keys[key] for key in sorted(keys)], dtype=np.uint8)
-        self.known = np.zeros(2**16, dtype=bool)  # of ids; colours are searched for among the sorted keys
+        self.known = np.zeros(2**16, dtype=bool)  # used for ids only; colours are looked up in the sorted keys
         self.table = np.zeros(2**16, dtype=np.uint8)
         if encoding == "id":
             self.known[self.keys] = True
@@ -110,7 +110,7 @@ class ClassMap:
 
 
 class FolderDataset:
-    """Images and label maps in folders; see the module's docstring for what is raised when."""
+    """Images and label maps in folders; the module's docstring says which errors are raised when."""
 
     def __init__(
         self,
@@ -132,11 +132,11 @@ class FolderDataset:
         self.names = class_map.names
 
     def items(self, split: str) -> list[Item]:
-        """The split's items, sorted by name. Without a list file, a label map without image is an item as well, whose
-        `image` raises. A split whose label folder does not exist is unlabelled as long as another split has one.
+        """The split's items, sorted by name. Without a list file, a label map that has no image is an item too, whose
+        `image` raises. A split without a label folder is unlabelled if another split has one.
 
         Raises:
-            UserError: no such split, no image folder, no list file, nothing in it, or names that cannot be used.
+            UserError: no such split, image folder or list file, nothing in it, or unusable file names.
         """
         require_split(split, self.splits, f"the data set {self.root}")
         image_files = self._files(self.images, split, "images", IMAGE_SUFFIXES)
@@ -155,7 +155,7 @@ class FolderDataset:
         wrong = [name for name in names if not NAME.fullmatch(name)]
         if wrong:
             raise UserError(
-                f"split {split} of {self.root}: {len(wrong)} names with other characters than letters, digits, "
+                f"split {split} of {self.root}: {len(wrong)} names with characters other than letters, digits, "
                 f"'.', '_' and '-': {some(wrong)}; rename the files"
             )
         return [self._item(name, split, image_files, label_files) for name in names]
@@ -177,7 +177,7 @@ class FolderDataset:
         return self.root / pattern.replace("{split}", split)
 
     def _own(self, label_files: dict[str, Path] | None) -> set[str]:
-        """Stems of the label maps that belong to the split; one folder for all splits does not say which those are."""
+        """Stems of the split's label maps; unknown, hence empty, where all splits share one folder."""
         return set(label_files) if label_files and self.labels and "{split}" in self.labels else set()
 
     def _label_files(self, split: str) -> dict[str, Path] | None:
@@ -222,7 +222,7 @@ def _missing(what: str, path: Path) -> np.ndarray:
     partner, suffixes = ("label map", IMAGE_SUFFIXES) if what == "image" else ("image", LABEL_SUFFIXES)
     raise UserError(
         f"{what} {path}.*: missing, so the {partner} '{path.name}' has no partner of the same stem; add it as one of "
-        f"{' '.join(suffixes)}, or take its partner away"
+        f"{' '.join(suffixes)}, or remove its partner"
     )
 
 

@@ -1,8 +1,8 @@
-"""Toytown: an embedded pair of street-scene domains, drawn when asked for.
+"""Toytown: an embedded pair of street-scene domains, drawn on request.
 
 The source looks like a game engine's street (flat saturated colours, crisp edges), the target like the same kind of
-street through a camera (`toytown_look` has every difference). Image `index` of a split is a pure function of (world,
-domain, split, index, size); worlds differ as draws of the same kind of thing.
+street through a camera (`look` lists every difference). Image `index` of a split is a pure function of (world,
+domain, split, index, size); worlds are independent draws of the same kind of scene.
 """
 
 import random
