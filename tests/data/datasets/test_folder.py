@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from udaseg.data.datasets.class_map import ClassMap
 from udaseg.data.datasets.classes import CAMVID
-from udaseg.data.datasets.folder import ClassMap, FolderData, FolderDataset, expand
+from udaseg.data.datasets.folder import FolderData, FolderDataset, expand
 from udaseg.data.sets.images import read_colours, read_ids, read_image
 from udaseg.errors import UserError
 

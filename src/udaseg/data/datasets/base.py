@@ -12,6 +12,8 @@ from udaseg.data.archives.archive import Archive
 from udaseg.errors import UserError
 from udaseg.validation import Model
 
+SHOWN = 5  # names listed in a message that could list thousands
+
 
 @dataclass(frozen=True)
 class Item:
@@ -67,6 +69,12 @@ class DatasetParams(Model):
         Raises:
             UserError: the parameters do not fit the files.
         """
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of `names`, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def require_split(split: str, available: Sequence[str], what: str) -> None:

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 
 from udaseg.data.archives.archive import Archive
 from udaseg.data.datasets.base import DatasetParams
+from udaseg.data.datasets.class_map import ClassMap
 from udaseg.data.datasets.classes import CAMVID
-from udaseg.data.datasets.folder import ClassMap, FolderDataset
+from udaseg.data.datasets.folder import FolderDataset
 
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
 VOID = 11  # raw id of unlabelled pixels; the ids below it are the classes in the order of CAMVID

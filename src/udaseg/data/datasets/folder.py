@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from udaseg.config.schema import UserPath, refuse_address
-from udaseg.data.datasets.base import DatasetParams, Item, require_split
-from udaseg.data.datasets.classes import IGNORE
-from udaseg.data.sets.images import read_colours, read_ids, read_image
+from udaseg.data.datasets.base import DatasetParams, Item, require_split, some
+from udaseg.data.datasets.class_map import ClassMap
+from udaseg.data.sets.images import read_image
 from udaseg.errors import UserError
 from udaseg.types import Split
 
@@ -26,7 +26,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")  # formats that keep every id
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-SHOWN = 5  # names listed in a message that could list thousands
 
 
 def expand(root: str) -> Path:
@@ -43,70 +42,6 @@ def expand(root: str) -> Path:
         return found
 
     return Path(VARIABLE.sub(value, root)).expanduser()
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of `names`, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-class ClassMap:
-    """Raw ids or colours → index in `names`, the classes in the order in which the map first names them."""
-
-    def __init__(self, entries: Mapping[str, str], encoding: str) -> None:
-        self.encoding = encoding
-        self.names = tuple(dict.fromkeys(name for name in entries.values() if name != "ignore"))
-        if not 0 < len(self.names) < IGNORE:
-            raise UserError(f"class_map: names {len(self.names)} classes, expected 1 to {IGNORE - 1}")
-        keys: dict[int, int] = {}
-        for raw, name in entries.items():
-            key = self._parse(raw)
-            if key in keys:
-                raise UserError(f"class_map: '{raw}' is the same id or colour as an earlier entry; keep one")
-            keys[key] = IGNORE if name == "ignore" else self.names.index(name)
-        self.keys = np.array(sorted(keys), dtype=np.int64)
-        self.values = np.array([keys[key] for key in sorted(keys)], dtype=np.uint8)
-        self.known = np.zeros(2**16, dtype=bool)  # used for ids only; colours are looked up in the sorted keys
-        self.table = np.zeros(2**16, dtype=np.uint8)
-        if encoding == "id":
-            self.known[self.keys] = True
-            self.table[self.keys] = self.values
-
-    def _parse(self, raw: str) -> int:
-        if self.encoding == "id" and re.fullmatch(r"[0-9]{1,5}", raw) and int(raw) < 2**16:
-            return int(raw)
-        if self.encoding == "colour" and re.fullmatch(r"#[0-9A-Fa-f]{6}", raw):
-            return int(raw[1:], 16)
-        wanted = 'an id from "0" to "65535"' if self.encoding == "id" else 'a colour such as "#804080"'
-        raise UserError(f"class_map: '{raw}' is not {wanted}, as encoding: {self.encoding} expects")
-
-    def read(self, path: Path) -> np.ndarray:
-        """The label file as (H, W) uint8, index in `names` or 255.
-
-        Raises:
-            UserError: unreadable, or with ids or colours that the map does not have; the first few are named.
-        """
-        if self.encoding == "id":
-            raw = read_ids(path)
-            inside = (raw >= 0) & (raw < 2**16)
-            index = np.where(inside, raw, 0)
-            known, labels = self.known[index] & inside, self.table[index]
-        else:
-            raw = read_colours(path)
-            position = np.minimum(np.searchsorted(self.keys, raw), len(self.keys) - 1)
-            known, labels = self.keys[position] == raw, self.values[position]
-        if not known.all():
-            values, counts = np.unique(raw[~known], return_counts=True)
-            found = [
-                f"{value if self.encoding == 'id' else f'#{value:06x}'} ({count} pixels)"
-                for value, count in zip(values.tolist(), counts.tolist(), strict=True)
-            ]
-            raise UserError(
-                f"label map {path}: {self.encoding} {some(found)} not in class_map; "
-                "add each to class_map with its class or with 'ignore'"
-            )
-        return labels
 
 
 class FolderDataset:
