@@ -15,8 +15,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 # pyproject.toml only installs the package anew, and an interrupted installation leaves no stamp.
 LOCKED := .venv/locked-$(shell sha256sum requirements.lock | cut -c1-16)
 PACKAGE := .venv/package-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
-# One training per device: `python -m udaseg.machine.devices` counts them. With 0 devices the cores alone are the limit.
-SNAKEMAKE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores all --resources gpu=$$($(BIN)/python -m udaseg.machine.devices)
+# One training per device: `udaseg devices` counts them. With 0 devices the cores alone are the limit.
+SNAKEMAKE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores all --resources gpu=$$($(BIN)/udaseg devices)
 
 demo: environment
 	$(SNAKEMAKE)

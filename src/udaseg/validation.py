@@ -86,9 +86,6 @@ def _describe(model: type[BaseModel], detail: Any, prefix: str) -> str:
     if kind == "missing":
         return f"{path}: is required, but not given"
     message = f"{path}: {detail['msg']}, found {json.dumps(found)[:200]}"
-    if kind in ("float_type", "int_type") and isinstance(found, str) and _is_number(found):
-        # YAML 1.1 wants a point in a number with an exponent, and takes 1e-4 for text.
-        message += f"; YAML reads this as text: write {_with_point(found)}"
     if kind == "literal_error" and isinstance(found, str):
         allowed = [part.strip("'") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         message += "; " + suggestion(found, allowed) if difflib.get_close_matches(found, allowed, n=1) else ""
@@ -110,18 +107,3 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for member in get_args(annotation):
         yield from _models(member)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _with_point(text: str) -> str:
-    mantissa, mark, exponent = text.lower().partition("e")
-    if not mark:
-        return f"{text} without quotes"
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from support.project import load, tiny
 
-from udaseg.config.schema import FolderData, Params
+from udaseg.config.schema import Params
+from udaseg.data.datasets.folder import FolderData
 from udaseg.errors import UserError
 from udaseg.jobs.plan import make_plan
 from udaseg.validation import Model, validate
@@ -52,11 +53,7 @@ SOME_LABELS = IN_DANN % "train: {source: {labelled_target: {images: 3, finish: 0
         (IN_DANN % "init: {student: main}", "main.init.student: 'main' is not known"),
         # Wrong types.
         ("train: {iterations: 3.5}", "train.iterations: .*valid integer, found 3.5"),
-        ("train: {iterations: '3'}", 'train.iterations: .*valid integer, found "3"; .* write 3 without quotes'),
-        ("optim: {lr: 1e-4}", 'optim.lr: .*found "1e-4"; YAML reads this as text: write 1.0e-4'),
-        ("optim: {lr: 1e4}", 'optim.lr: .*found "1e4"; YAML reads this as text: write 1.0e\\+4'),
-        (IN_DANN % "weights: {domain: 1e-3}", 'main.weights.domain: .*found "1e-3".* write 1.0e-3'),
-        (IN_DANN % "knobs: {classifier_lr: 1e-3}", 'knobs.classifier_lr: .*found "1e-3".* write 1.0e-3'),
+        ("train: {iterations: '3'}", 'train.iterations: .*valid integer, found "3"'),
         ("run: dann", 'run: .*found "dann"'),
         ("train: 3", "train: .*found 3"),
         ("mirror: 3", "mirror: .*found 3"),
@@ -163,6 +160,12 @@ def test_an_unlabelled_target_without_scores_and_oracle_is_allowed(tmp_path: Pat
 def test_the_oracle_is_only_asked_for_labels_where_it_runs(tmp_path: Path) -> None:
     labelled = load(tmp_path, {"run": ["oracle"]})
     assert labelled.datasets["toytown_target"].has_labels()
+
+
+def test_a_number_with_an_exponent_needs_no_point(tmp_path: Path) -> None:
+    weights = IN_DANN % "weights: {domain: 1e-3}"
+    params = load(tmp_path, f"optim: {{lr: 1e-4}}\n{weights}")
+    assert params.optim.lr == 1e-4 and params.recipes["dann"].stages["main"].weights == {"domain": 1e-3}
 
 
 def test_class_sets_of_a_study_with_other_classes_replace_those_of_params(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.gpus import pretend_gpus
 from support.project import load, tiny
 
-from udaseg.data.datasets.camvid import FILES, expected_files
+from udaseg.data.datasets.camvid import CamvidData
 from udaseg.estimate.estimate import Amount, Estimate, network_bytes
 from udaseg.estimate.history import device_here
 from udaseg.estimate.table import WIDTH, hours, shared, size, table
@@ -279,7 +280,7 @@ def test_a_download_is_as_large_as_what_must_be_in_it() -> None:
     made = plan(task={"target": {"dataset": "camvid"}, "classes": ["sky", "road"], "class_sets": {"both": ["sky"]}})
     (job,) = made.of_kind("download")
     found = Estimate(made, "cpu").disk(job)
-    assert found.bound == ">=" and found.value == sum(length for length, _ in expected_files(FILES).values()) > 1e6
+    assert found.bound == ">=" and found.value == sum(length for length, _ in CamvidData.archive.files().values()) > 1e6
 
 
 @pytest.mark.parametrize(
@@ -429,17 +430,10 @@ def test_numbers_are_short() -> None:
     ]  # fmt: skip
 
 
-def test_the_device_that_is_here_is_named_as_torch_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    listing = """GPU 0: Name A (UUID: GPU-aa11)
-GPU 1: Name B (80GB) (UUID: GPU-bb22)
-  MIG 3g.20gb     Device  0: (UUID: MIG-cc33)
-"""
-    command = tmp_path / "nvidia-smi"
-    command.write_text(f"#!/bin/sh\ncat <<'END'\n{listing}END\n")
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+def test_the_device_that_is_here_is_named_as_torch_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    for visible, name in (("0", "Name A"), ("MIG-cc33", "Name B (80GB) MIG 3g.20gb"), ("", "cpu")):
+    for visible, name in (("0", "Name A"), ("MIG-cc33", "Name B MIG 3g.20gb"), ("", "cpu")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert device_here() == name
     monkeypatch.setenv("SLURM_JOB_ID", "1")

@@ -126,7 +126,10 @@ def test_files_that_a_module_reads_count(package: Path) -> None:
 
 def test_plumbing_changes_nothing(package: Path) -> None:
     before = everything()
-    for part in ("cli", "config", "jobs", "study", "tracking", "errors.py", "machine/devices.py", "runs/folder.py"):
+    download = [f"data/archives/{name}.py" for name in ("download", "unpack", "fetch")]
+    contact_sheet = ("data/sets/contact_sheet.py", "data/sets/prepare.py")
+    plumbing = ("cli", "config", "jobs", "study", "tracking", "errors.py", "machine/devices.py", "runs/folder.py")
+    for part in (*plumbing, *download, *contact_sheet):
         for path in [package / part] if part.endswith(".py") else (package / part).glob("*.py"):
             path.write_text(path.read_text() + "\nADDED = 1\n")
     assert changed(before) == set()

@@ -8,7 +8,9 @@ from support.project import ROOT
 
 from udaseg.config.claims import Claim
 from udaseg.config.recipes import MethodParams, Recipe, Stage, Sweep
-from udaseg.config.schema import CamvidData, FolderData, Params
+from udaseg.config.schema import Params
+from udaseg.data.datasets import DATASETS
+from udaseg.data.datasets.camvid import CamvidData
 from udaseg.jobs.plan import make_plan
 from udaseg.methods import METHODS
 from udaseg.runs.files import read_yaml
@@ -44,7 +46,7 @@ def test_every_key_of_the_model_is_in_one_file() -> None:
     assert below == [name.removesuffix(".yaml") for name in BELOW]
     assert sorted([*RAW, *below, "claims"]) == sorted(Params.model_fields)  # claims have a file of their own
     assert list(RAW) == [key for key in Params.model_fields if key in RAW]
-    allowed = {Params, Claim, MethodParams, Stage, Recipe, Sweep, FolderData, CamvidData}
+    allowed = {Params, Claim, MethodParams, Stage, Recipe, Sweep, *DATASETS.values()}
     assert {model for model in config_models() if defaults(model)} <= allowed
     for key in ("task", "network", "pretrain", "optim", "train", "labels", "evaluate", "report"):
         annotation = Params.model_fields[key].annotation

@@ -8,7 +8,7 @@ from support.fabricate import fabricate
 from support.tiny import objects_spec, prepare_objects
 
 from udaseg.cli.main import main
-from udaseg.data.datasets.fetch import fetch
+from udaseg.data.archives.download import download
 from udaseg.errors import UserError
 from udaseg.jobs.job import code_of
 from udaseg.runs.files import write_yaml
@@ -79,5 +79,5 @@ def test_a_download_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "")
     for address in ("http://host.invalid/data.zip", "https://host.invalid/data.zip"):
         with pytest.raises(UserError, match=r"download of .*/data\.zip: .*refused") as caught:
-            fetch(address, Path("downloads/data.zip"), None, attempts=1)
+            download(address, Path("downloads/data.zip"), None, attempts=1)
         assert SECRET not in str(caught.value)

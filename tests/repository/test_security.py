@@ -303,7 +303,7 @@ def test_paths_of_users_are_folders_of_one_line(tmp_path: Path, over: dict[str, 
 def test_paths_of_users_may_have_any_other_character(tmp_path: Path, path: str) -> None:
     mine = {"kind": "folder", "root": path, "class_map": {"0": "road"}}
     study = load(tmp_path, tiny(datasets={"mine": mine}, mirror=path))
-    assert study.params.mirror == path == study.datasets["mine"].root  # type: ignore[union-attr]
+    assert study.params.mirror == path == study.params.datasets["mine"]["root"]
 
 
 # ------------------------------------------------------------------------------------------------------------ addresses

@@ -266,7 +266,7 @@ def test_a_recipe_that_needs_labels_of_the_target_is_skipped_where_there_are_non
         ({"over": {"main.method": ["dann"]}}, r"over: 'main\.method' is no parameter; write STAGE\.PART\.NAME"),
         ({"over": {"main.method.name": ["dann"]}}, r"over\.main\.method\.name: 'method' is not known; known: init, kn"),
         # A value that is wrong by itself.
-        ({"over": {"main.weights.domain": [1.0, "1e-3"]}}, r'over\.main\.weights\.domain: .*found "1e-3".*write 1\.0'),
+        ({"over": {"main.weights.domain": [1.0, "1,5"]}}, r'over\.main\.weights\.domain: .*valid number, found "1,5"'),
         ({"over": {"main.knobs.feature": ["layer4", "layer5"]}}, r"over\.main\.knobs\.feature: .*found \"layer5\""),
         ({"over": {"main.optim.lr": [0.0]}}, r"over\.main\.optim\.lr: .*greater than 0, found 0"),
         ({"over": {"main.weights.domain.x": [1.0]}}, r"over\.main\.weights\.domain: .*valid number"),

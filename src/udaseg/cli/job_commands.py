@@ -12,7 +12,7 @@ from udaseg.errors import UserError
 from udaseg.jobs.fingerprint import reread
 from udaseg.jobs.job import STATE, code_of
 from udaseg.machine.cpu import limit_instructions, limit_numpy
-from udaseg.machine.torch_errors import told_refusals
+from udaseg.machine.torch_errors import nondeterminism_explained
 from udaseg.runs.files import remove_unfinished, write_json, write_yaml
 from udaseg.runs.folder import MARKER, is_whole, locked, publish
 from udaseg.runs.kinds import KINDS
@@ -53,7 +53,7 @@ def run_job(options: Namespace) -> None:
             build.mkdir(parents=True)
         devices = [_device()] if kind.on_device else []  # which may mean a long wait
         _require_code(spec, "since the plan was made; start the same command again")
-        with told_refusals(f"{folder}: {spec.method}" if isinstance(spec, TrainSpec) else str(folder)):
+        with nondeterminism_explained(f"{folder}: {spec.method}" if isinstance(spec, TrainSpec) else str(folder)):
             _function(kind.work)(spec, build, *devices)
         # Again, because modules are imported after the first look at their files.
         _require_code(
@@ -107,13 +107,13 @@ def _forget(state: Path) -> None:
 
 
 def prepare(spec: PrepareSpec, build: Path) -> None:
-    """Write the prepared set into `build`."""
-    from udaseg.data.datasets.base import open_dataset
-    from udaseg.data.sets.build import prepare as prepare_set
+    """Write the prepared set into `build`, fetching the data set's archive first where it has one."""
+    from udaseg.data.sets.prepare import prepare as prepare_set
 
     shutil.rmtree(spec.folder, ignore_errors=True)  # has no marker: what is in it is left over from a killed attempt
-    dataset = open_dataset(spec.dataset, _mirror(spec.mirror), DOWNLOADS)
-    prepare_set(spec.name, dataset, spec.dataset.model_dump(mode="json"), spec.classes, spec.size, build)
+    dataset = _dataset(spec)
+    opened = dataset.open(_fetched(dataset, spec.mirror, DOWNLOADS))
+    prepare_set(spec.name, opened, spec.dataset, spec.classes, spec.size, build)
 
 
 def train(spec: TrainSpec, build: Path, device: Any) -> None:
@@ -128,14 +128,22 @@ def train(spec: TrainSpec, build: Path, device: Any) -> None:
 
 def download(options: Namespace) -> None:
     """Download, verify and unpack a data set's archive; what is already there is left as it is."""
-    from udaseg.data.datasets.camvid import fetch_camvid
-
     spec = read_spec(DownloadSpec, options.spec)
-    print(fetch_camvid(_mirror(spec.mirror), Path(spec.folder).parent))
+    print(_fetched(_dataset(spec), spec.mirror, Path(spec.folder).parent))
 
 
-def _mirror(folder: str | None) -> Path | None:
-    return Path(folder).expanduser() if folder else None
+def _dataset(spec: DownloadSpec | PrepareSpec) -> Any:
+    """The spec's data set, as the model of its kind."""
+    from udaseg.study.datasets import resolve_dataset
+
+    return resolve_dataset(spec.dataset, "dataset")
+
+
+def _fetched(dataset: Any, mirror: str | None, downloads: Path) -> Path | None:
+    """The folder with the verified files of the data set's archive, fetched if need be; None if it has none."""
+    from udaseg.data.archives.fetch import fetch
+
+    return dataset.archive and fetch(dataset.archive, Path(mirror).expanduser() if mirror else None, downloads)
 
 
 def report(options: Namespace) -> None:
@@ -167,5 +175,5 @@ def predict(options: Namespace) -> None:
     limit_instructions(read_spec(TrainSpec, options.run / "spec.yaml").train)
     from udaseg.engine.apply import predict_files
 
-    with told_refusals(str(options.run)):
+    with nondeterminism_explained(str(options.run)):
         predict_files(options.run, options.images, options.output, options.weights, options.scores, options.ids)

@@ -152,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
     _study(snapshot)
     snapshot.add_argument("part", choices=["plan", "data", "runs", "report"])
 
+    add(
+        study_commands.devices,
+        "devices",
+        "Print the number of GPUs, for `snakemake --resources gpu=…`.",
+        "udaseg devices",
+    )
     collect = add(study_commands.gc, "gc", "List or remove the folders that no study plans.", "udaseg gc --delete")
     collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     collect.add_argument("--delete", action="store_true", help="remove them; otherwise they are only listed")

@@ -120,6 +120,13 @@ def snapshot(options: Namespace) -> None:
         write_report(study)
 
 
+def devices(options: Namespace) -> None:
+    """Print how many GPUs there are for `snakemake --resources gpu=`."""
+    from udaseg.machine.devices import visible_devices
+
+    print(len(visible_devices()))
+
+
 def gc(options: Namespace) -> None:
     """List, or remove, the folders of jobs that no study plans."""
     from udaseg.cli.workflow import only_driver

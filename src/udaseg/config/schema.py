@@ -5,7 +5,7 @@ here. `udaseg.study.load` reads the files.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -13,82 +13,10 @@ from udaseg.config.claims import Claim
 from udaseg.config.evaluation import Evaluate, Labels
 from udaseg.config.recipes import MethodParams, Recipe, Sweep
 from udaseg.config.training import Network, Optim, Pretrain, Train
-from udaseg.types import Name, Positive, Seeds, Size, Split, UserPath
+from udaseg.types import Name, Seeds, Size, UserPath
 from udaseg.validation import Model, refuse_address, refuse_twice, require_known
 
-# ---------------------------------------------------------------------------------------------------------- data sets
-
-
-class ToytownData(Model):
-    """The embedded pair of procedural street-scene domains."""
-
-    kind: Literal["toytown"]
-    domain: Literal["source", "target"]
-    world: int  # seed of the generated world; apart from the run's seed
-    size: Size  # native height and width
-    counts: dict[Split, Positive]
-
-    def splits(self) -> list[str]:
-        return list(self.counts)
-
-    def has_labels(self) -> bool:
-        return True
-
-
-class ObjectsData(Model):
-    """Procedural objects in many styles, on which the small network is pretrained."""
-
-    kind: Literal["objects"]
-    world: int
-    size: Size
-    counts: dict[Split, Positive]
-
-    def splits(self) -> list[str]:
-        return list(self.counts)
-
-    def has_labels(self) -> bool:
-        return True
-
-
-class FolderData(Model):
-    """A user's own images and label maps in two folders."""
-
-    kind: Literal["folder"]
-    version: int = 1  # raise it when the files under `root` have changed, so that they are prepared again
-    root: UserPath  # `${NAME:-default}` is taken from the environment
-    images: UserPath = "{split}/images"
-    labels: UserPath | None = "{split}/labels"  # null: there are none; such a target is trained on, but not scored
-    splits_present: list[Split] = Field(default=["train", "val", "test"])
-    lists: dict[Split, UserPath] | None = None  # a text file of stems for each split, relative to root
-    encoding: Literal["id", "colour"] = "id"
-    class_map: dict[str, str]  # raw id ("7") or colour ("#804080") -> class name or "ignore"
-
-    @model_validator(mode="after")
-    def _root_is_a_folder(self) -> "FolderData":
-        refuse_address("root", self.root)
-        return self
-
-    def splits(self) -> list[str]:
-        return list(self.lists) if self.lists is not None else list(self.splits_present)
-
-    def has_labels(self) -> bool:
-        return self.labels is not None
-
-
-class CamvidData(Model):
-    """The public CamVid set, 11 classes, in SegNet's splits."""
-
-    kind: Literal["camvid"]
-    version: int = 1
-
-    def splits(self) -> list[str]:
-        return ["train", "val", "test"]
-
-    def has_labels(self) -> bool:
-        return True
-
-
-DatasetSpec = Annotated[ToytownData | ObjectsData | FolderData | CamvidData, Field(discriminator="kind")]
+# --------------------------------------------------------------------------------------------------------------- task
 
 
 class DomainUse(Model):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from udaseg.config.training import Exactness, Network
+from udaseg.data.datasets import DATASETS
 from udaseg.errors import UserError
 from udaseg.estimate.history import Finished, benchmark, finished_jobs, size
 from udaseg.jobs.job import Job, Plan
@@ -106,9 +107,8 @@ class Estimate:
                 return Amount(count * cells, "derived", "a byte for each class and cell", bound=">=")
             return Amount(count * height * width, "derived", "a byte for each pixel, before compression", bound="<=")
         if isinstance(spec, DownloadSpec):
-            from udaseg.data.datasets.camvid import FILES, expected_files
-
-            content = sum(length for length, _ in expected_files(FILES).values())
+            archive = DATASETS[spec.dataset["kind"]].archive
+            content = sum(length for length, _ in archive.files().values()) if archive else 0
             return Amount(content, "derived", "the files without their archive", bound=">=")
         return Amount()
 
@@ -210,7 +210,7 @@ class Estimate:
         if prepared:
             size, counts = prepared.spec["size"], prepared.spec["counts"]
         elif job and isinstance(job.spec, PrepareSpec):
-            size, counts = job.spec.size, getattr(job.spec.dataset, "counts", {})
+            size, counts = job.spec.size, job.spec.dataset.get("counts", {})
         else:
             return folder
         return (size[0], size[1], counts[split]) if split in counts else folder

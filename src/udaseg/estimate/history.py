@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import re
-import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 from udaseg.errors import UserError
 from udaseg.machine.devices import visible_devices
+from udaseg.machine.nvml import present_gpus
 from udaseg.runs.files import read_yaml
 from udaseg.runs.folder import MARKER, MEASURED
 from udaseg.runs.kinds import KINDS
@@ -117,21 +115,10 @@ def size(folder: Path | str) -> int:
 
 
 def device_here() -> str:
-    """The device on which a job started here would run, named as in cost.json: the first visible GPU, or "cpu".
-
-    It is nvidia-smi's answer: torch would start CUDA, after which this process could no longer take a device.
-    """
+    """What a job that is started here would train on, named as in cost.json: the first visible GPU, or "cpu"."""
     visible = visible_devices()
     if not visible:
         return "cpu"
-    names = dict(_gpu_names(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout))
-    # Inside a Slurm job ids are as Slurm writes them; nvidia-smi lists the devices of the job.
+    names = {gpu.uuid: gpu.name for parts in present_gpus() for gpu in parts}
+    # Inside a Slurm job ids are as Slurm writes them, and only the job's devices are present.
     return next((names[device] for device in visible if device in names), next(iter(names.values()), "unknown GPU"))
-
-
-def _gpu_names(listing: str) -> Iterator[tuple[str, str]]:
-    """UUID and name, as CUDA has it, of each GPU and instance of one in the output of `nvidia-smi -L`."""
-    gpu = ""
-    for kind, name, uuid in re.findall(r"(GPU \d+:|MIG) +(.+?) +(?:Device +\d+: +)?\(UUID: ([^)]+)\)", listing):
-        gpu = name if kind != "MIG" else gpu
-        yield uuid, name if kind != "MIG" else f"{gpu} MIG {name}"

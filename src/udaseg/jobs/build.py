@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from udaseg.config.evaluation import Protocol
-from udaseg.config.schema import CamvidData, Params
+from udaseg.config.schema import Params
 from udaseg.config.training import Exactness
+from udaseg.data.datasets.base import DatasetParams
 from udaseg.data.sets.pseudo_labels import WITH_PROTOTYPES
 from udaseg.errors import UserError
 from udaseg.jobs.job import Job, Plan, code_of
@@ -44,13 +45,13 @@ def _addressed(draft: Addressed) -> Addressed:
 
 
 def prepare_job(study: Study, plan: Plan, name: str, size: tuple[int, int], classes: list[str]) -> Job:
-    params, dataset = study.params, study.datasets[name]
-    parents = (plan.add(_download(params, dataset)),) if isinstance(dataset, CamvidData) else ()
+    params, data = study.params, study.datasets[name]
+    parents = () if data.archive is None else (plan.add(_download(params, data, data.archive.folder)),)
     draft = PrepareSpec(
         kind="prepare",
         folder=f"data/sets/{name}",
         name=name,
-        dataset=dataset,
+        dataset=data.model_dump(mode="json"),
         classes=classes,
         size=size,
         mirror=params.mirror,
@@ -59,11 +60,11 @@ def prepare_job(study: Study, plan: Plan, name: str, size: tuple[int, int], clas
     return plan.add(Job(_addressed(draft), parents, f"data set {name}"))
 
 
-def _download(params: Params, dataset: CamvidData) -> Job:
-    from udaseg.data.datasets.camvid import FOLDER
-
-    spec = DownloadSpec(kind="download", folder=str(DOWNLOADS / FOLDER), dataset=dataset, mirror=params.mirror)
-    return Job(spec, label=f"archive of {dataset.kind}")
+def _download(params: Params, data: DatasetParams, folder: str) -> Job:
+    spec = DownloadSpec(
+        kind="download", folder=str(DOWNLOADS / folder), dataset=data.model_dump(mode="json"), mirror=params.mirror
+    )
+    return Job(spec, label=f"archive of {data.kind}")
 
 
 def train_job(

@@ -49,7 +49,7 @@ def require_whole(folder: Path) -> None:
     if not is_whole(folder):
         raise UserError(
             f"{folder}: not a finished run: run.json is missing, or a file differs from its checksum there. Remove the "
-            "folder and start the same command again, which makes it anew"
+            "folder and start the same command again, which runs the job again"
         )
 
 
@@ -74,10 +74,30 @@ def publish(build: Path, folder: Path, run_id: str, kind: str, marker: str = MAR
 
 
 @contextlib.contextmanager
-def locked(path: Path, message: str | None = None) -> Iterator[None]:
-    """Hold the file lock `path`: one writer at a time. The kernel frees it when the process dies.
+def appearing(destination: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `destination` by rename when the body ends, and is removed when it fails.
 
-    With a `message`, a lock that is held raises UserError(message) at once; without one, wait for it.
+    An older `destination` is replaced. Only one process at a time may write it; the caller sees to that.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    folder = destination.with_name(f".{destination.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)  # a killed attempt leaves one behind
+    try:
+        folder.mkdir()
+        yield folder
+        if destination.exists():
+            shutil.rmtree(destination)
+        folder.rename(destination)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, message: str | None = None) -> Iterator[None]:
+    """Hold the file lock `path`, which has one holder at a time. The kernel frees it when the process dies.
+
+    If another process holds it: raise UserError(`message`) at once, or wait when there is no `message`.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

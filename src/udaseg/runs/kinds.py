@@ -51,7 +51,7 @@ KINDS = {
         PrepareSpec,
         "data/sets/*",
         work="udaseg.cli.job_commands:prepare",
-        code=("data.sets.build", "data.datasets.{spec.dataset.kind}"),
+        code=("data.sets.build", "data.datasets.{spec.dataset[kind]}"),
         marker="set.json",
         part="data",
     ),

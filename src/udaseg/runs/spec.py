@@ -13,7 +13,6 @@ from pydantic import Field
 
 from udaseg.config.claims import Claim
 from udaseg.config.evaluation import Labels, Protocol
-from udaseg.config.schema import CamvidData, DatasetSpec
 from udaseg.config.training import Exactness, Network, Optim, Train
 from udaseg.errors import UserError
 from udaseg.runs.files import read_yaml
@@ -28,7 +27,7 @@ class DownloadSpec(Model):
 
     kind: Literal["download"]
     folder: PathText  # data/downloads/<name of the set>-<version of the archive>
-    dataset: CamvidData
+    dataset: dict[str, Any]  # parameters of the data set, complete
     mirror: UserPath | None
 
 
@@ -38,7 +37,7 @@ class PrepareSpec(Model):
     kind: Literal["prepare"]
     folder: PathText  # data/sets/<name>-<hash>
     name: str
-    dataset: DatasetSpec
+    dataset: dict[str, Any]  # parameters of the data set, complete
     classes: list[str]
     size: Size
     mirror: UserPath | None

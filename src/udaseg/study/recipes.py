@@ -5,7 +5,8 @@ from typing import Any
 
 from udaseg.config.evaluation import Protocol
 from udaseg.config.recipes import Recipe, Stage
-from udaseg.config.schema import DatasetSpec, Params
+from udaseg.config.schema import Params
+from udaseg.data.datasets.base import DatasetParams
 from udaseg.errors import UserError
 from udaseg.ops.schedules import portions, round_rates
 from udaseg.study.overlay import overlay
@@ -41,7 +42,7 @@ def resolve_stages(
     return resolved
 
 
-def check_target_labels(params: Params, target: DatasetSpec, row: Row, prefix: str) -> None:
+def check_target_labels(params: Params, target: DatasetParams, row: Row, prefix: str) -> None:
     """UserError where a row that is run learns from labels of the target that are not there, or do not fit."""
     use = params.task.target
     for name, stage in row.stages.items():

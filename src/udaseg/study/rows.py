@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from udaseg.config.evaluation import Labels, Protocol
-from udaseg.config.schema import DatasetSpec, Params
+from udaseg.config.schema import Params
 from udaseg.config.training import Network, Optim, Train
+from udaseg.data.datasets.base import DatasetParams
 from udaseg.runs.spec import ReportSkipped, ReportSweep
 from udaseg.validation import Model
 
@@ -68,7 +69,7 @@ class Study:
     """A study, resolved and checked."""
 
     params: Params
-    datasets: Mapping[str, DatasetSpec]
+    datasets: Mapping[str, DatasetParams]
     pretrain: ResolvedStage  # the small network's pretraining
     recipes: Mapping[str, Row]  # all that there are
     rows: list[Row]  # the recipes of `run`, then the points of the sweeps

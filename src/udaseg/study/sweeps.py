@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from udaseg.config.recipes import Stage, Sweep
-from udaseg.config.schema import DatasetSpec, Params
+from udaseg.config.schema import Params
+from udaseg.data.datasets.base import DatasetParams
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.runs.spec import ReportSkipped, ReportSweep
@@ -41,7 +42,7 @@ class ResolvedSweep(NamedTuple):
     report: ReportSweep
 
 
-def resolve_sweep(params: Params, target: DatasetSpec, recipes: Mapping[str, Row], name: str) -> ResolvedSweep:
+def resolve_sweep(params: Params, target: DatasetParams, recipes: Mapping[str, Row], name: str) -> ResolvedSweep:
     """Resolve the points of a sweep on top of the resolved recipes; `target` is the task's."""
     sweep = params.sweeps[name]
     rows, skipped = [], []
