@@ -164,7 +164,7 @@ def test_the_oracle_is_only_asked_for_labels_where_it_runs(tmp_path: Path) -> No
 
 def test_a_number_with_an_exponent_needs_no_point(tmp_path: Path) -> None:
     weights = IN_DANN % "weights: {domain: 1e-3}"
-    params = load(tmp_path, f"optim: {{lr: 1e-4}}\n{weights}")
+    params = load(tmp_path, f"optim: {{lr: 1e-4}}\n{weights}").params
     assert params.optim.lr == 1e-4 and params.recipes["dann"].stages["main"].weights == {"domain": 1e-3}
 
 

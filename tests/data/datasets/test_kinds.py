@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from support.project import load, tiny
 
-from udaseg.cli.job_commands import prepare
+from udaseg.cli.job_commands import run_job
 from udaseg.data.datasets import DATASETS
 from udaseg.data.datasets.base import DatasetParams, Item, require_split
 from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
-from udaseg.jobs import build
+from udaseg.jobs import job as jobs
+from udaseg.jobs.build import prepare_job
 from udaseg.jobs.job import Plan
 from udaseg.runs.files import write_yaml
 
@@ -56,7 +57,7 @@ def test_keys_are_kinds() -> None:
 
 def test_a_kind_of_ones_own_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS, "stripes", StripesData)
-    monkeypatch.setattr(build, "fingerprint", lambda *entries: "-".join(entries))  # its file is not in the package
+    monkeypatch.setattr(jobs, "fingerprint", lambda *entries: "-".join(entries))  # its file is not in the package
     monkeypatch.chdir(tmp_path)
 
     def stripes(**changes: Any) -> dict[str, Any]:
@@ -65,13 +66,13 @@ def test_a_kind_of_ones_own_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UserError, match=r"\ndatasets\.mine\.widht: unknown key; did you mean 'width'\?"):
         load(tmp_path, stripes(widht=2))
     params = load(tmp_path, stripes())
-    job = build.prepare_job(params, Plan("tiny"), "mine", (8, 12), ["road", "sky"])
+    job = prepare_job(params, Plan("tiny"), "mine", (8, 12), ["road", "sky"])
     assert job.parents == ()  # nothing to download
     spec = job.spec.model_dump(mode="json")
     assert spec["dataset"] == {"kind": "stripes", "width": 3}
     assert spec["code"] == "data.sets.build-data.datasets.stripes"
     write_yaml(tmp_path / "spec.yaml", spec)
-    prepare(Namespace(spec=tmp_path / "spec.yaml"))
+    run_job(Namespace(verb="prepare", spec=tmp_path / "spec.yaml"))
     prepared = PreparedSet(tmp_path / job.folder)
     assert prepared.names("train") == ["only"] and prepared.spec == spec["dataset"]
     assert np.unique(prepared.label("train", "only")).tolist() == [0, 1]
