@@ -47,9 +47,10 @@ def run_job(options: Namespace) -> None:
             print(f"{folder}: finished already", file=sys.stderr)
             _forget(state)  # a kill between publishing and this leaves the state behind
             return
-        remove_unfinished(state)
-        if not kind.resumes:  # what a killed attempt left may have been made from other data
-            shutil.rmtree(build, ignore_errors=True)
+        if kind.resumes:
+            remove_unfinished(state)
+        else:  # what a killed attempt left may have been made from other data
+            _forget(state)
             build.mkdir(parents=True)
         devices = [_device()] if kind.on_device else []  # which may mean a long wait
         _require_code(spec, "since the plan was made; start the same command again")

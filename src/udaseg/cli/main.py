@@ -52,6 +52,9 @@ depends on the clock. Every stage of dvc.yaml ends with this command.
 """
 
 
+SPEC = "state/specs/NAME.yaml"  # in the examples
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return the exit status. Errors that the user can fix are printed without a traceback.
 
@@ -93,80 +96,37 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"udaseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def add(run: Callable[[argparse.Namespace], None], name: str, text: str, example: str) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(
-            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=parser.formatter_class
-        )
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str, example: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text, formatter_class=parser.formatter_class)
+        verb.epilog = f"example:\n  udaseg {name} {example}"
         verb.set_defaults(run_verb=run)
         return verb
 
-    _plan(
-        add(
-            study_commands.plan,
-            "plan",
-            "List the jobs of a study, and what they will take.",
-            "udaseg plan --study toytown",
-        )
-    )
-    jobs = {
-        name: (job_commands.run_job if kind.work else getattr(job_commands, name), str(kind.spec.__doc__))
-        for name, kind in KINDS.items()
-    }
-    jobs["track"] = (job_commands.track, "Send the finished runs of a study to MLflow.")
-    for name, (run, text) in jobs.items():
-        verb = add(run, name, text, f"udaseg {name} state/specs/NAME.yaml")
+    _plan(add("plan", study_commands.plan, "List the jobs of a study, and what they will take.", "--study toytown"))
+    own = {"download": job_commands.download, "report": job_commands.report}  # which publish their results themselves
+    jobs = [
+        add(name, own.get(name, job_commands.run_job), str(kind.spec.__doc__), SPEC) for name, kind in KINDS.items()
+    ]
+    jobs.append(add("track", job_commands.track, "Send the finished runs of a study to MLflow.", SPEC))
+    for verb in jobs:
         verb.add_argument("spec", type=Path, help="a spec written by `udaseg plan --write`")
-
-    _predict(
-        add(
-            job_commands.predict,
-            "predict",
-            "Write label maps and overlays for your own images.",
-            "udaseg predict --run results/a-b/dann/seed=0-0123456789 --output maps/ *.png",
-        )
-    )
-    keep = add(
-        study_commands.keep,
-        "keep",
-        "Copy a study's records and report to where git keeps them.",
-        "udaseg keep --study toytown",
-    )
-    keep.description = KEEP
-    _study(keep)
-
-    _verify(
-        add(
-            study_commands.verify,
-            "verify",
-            "Compare a rerun with a recorded result.",
-            "udaseg verify --study toytown --tolerance 0",
-        )
-    )
-    snapshot = add(
-        study_commands.snapshot,
-        "snapshot",
-        "Make a part of what DVC versions equal to the plan.",
-        "udaseg snapshot runs",
-    )
-    snapshot.description = SNAPSHOT
-    _study(snapshot)
+    example = "--run results/a-b/dann/seed=0-0123456789 --output maps/ *.png"
+    _predict(add("predict", job_commands.predict, "Write label maps and overlays for your own images.", example))
+    text = "Copy a study's records and report to where git keeps them."
+    _study(add("keep", study_commands.keep, text, "--study toytown"), KEEP)
+    _verify(add("verify", study_commands.verify, "Compare a rerun with a recorded result.", "--study toytown"))
+    snapshot = add("snapshot", study_commands.snapshot, "Make a part of what DVC versions equal to the plan.", "runs")
+    _study(snapshot, SNAPSHOT)
     snapshot.add_argument("part", choices=["plan", "data", "runs", "report"])
-
-    add(
-        study_commands.devices,
-        "devices",
-        "Print the number of GPUs, for `snakemake --resources gpu=…`.",
-        "udaseg devices",
-    )
-    collect = add(study_commands.gc, "gc", "List or remove the folders that no study plans.", "udaseg gc --delete")
+    add("devices", study_commands.devices, "Print the number of GPUs, for `--resources gpu=…`.", "")
+    collect = add("gc", study_commands.gc, "List or remove the folders that no study plans.", "--delete")
     collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     collect.add_argument("--delete", action="store_true", help="remove them; otherwise they are only listed")
     return parser
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    parser.description = PLAN
-    _study(parser)
+    _study(parser, PLAN)
     parser.add_argument(
         "--records",
         action="store_true",
@@ -196,8 +156,7 @@ def _predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
-    parser.description = VERIFY
-    _study(parser)
+    _study(parser, VERIFY)
     parser.add_argument(
         "--recorded",
         type=Path,
@@ -220,7 +179,8 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _study(parser: argparse.ArgumentParser) -> None:
+def _study(parser: argparse.ArgumentParser, description: str) -> None:
+    parser.description = description
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     parser.add_argument(
         "--study", help="a file of workflow/studies/, without .yaml; default: the one that params.yaml names"

@@ -139,10 +139,7 @@ class Estimate:
     def _nearest(
         self, job: Job, traits: Callable[[dict[str, Any]], Traits | None], among: Iterable[Finished]
     ) -> tuple[Finished, list[str]] | None:
-        """The most similar finished job, the newest of equally similar ones, and the names of what differs.
-
-        Jobs are compared trait by trait, the most important first.
-        """
+        """The finished job most similar in the most important traits, the newest of equals; and what differs."""
         wanted = traits(job.spec.model_dump(mode="json"))
         found = []
         for old in among:
