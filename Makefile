@@ -34,7 +34,7 @@ study: environment
 test: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 	$(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal --durations 20
 
 test-slow: environment
