@@ -1,5 +1,6 @@
 """A code fingerprint changes with what a job computes, and with nothing else."""
 
+import functools
 import json
 import re
 import shutil
@@ -44,6 +45,13 @@ def entries() -> dict[str, list[str]]:
 def everything() -> dict[str, str]:
     """The fingerprint of every kind of job."""
     reread()
+    files = sorted(path for path in module.PACKAGE.rglob("*") if path.is_file())
+    return dict(_everything(tuple((path.relative_to(module.PACKAGE), path.read_bytes()) for path in files)))
+
+
+@functools.lru_cache(maxsize=8)  # the package untouched, and as the last test left it
+def _everything(state: tuple[tuple[Path, bytes], ...]) -> dict[str, str]:
+    """Taken once for each state of the package's files."""
     return {name: fingerprint(*modules) for name, modules in entries().items()}
 
 

@@ -87,11 +87,12 @@ def _imports(tree: ast.Module, importers: tuple[str, ...]) -> tuple[set[str], di
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that are there for type checkers alone."""
-    for child in ast.iter_child_nodes(node):
-        if not _is_for_types(child):
-            yield child
-            yield from _nodes(child)
+    """All nodes, in no particular order, but those that are there for type checkers alone."""
+    waiting = [node]
+    while waiting:
+        children = [child for child in ast.iter_child_nodes(waiting.pop()) if not _is_for_types(child)]
+        yield from children
+        waiting += children
 
 
 def _is_ours(node: ast.AST) -> bool:
