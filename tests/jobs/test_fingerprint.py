@@ -33,7 +33,7 @@ def forget() -> None:
 def everything() -> dict[str, str]:
     """The fingerprint of every kind of job."""
     forget()
-    found = {f"train {name}": fingerprint("engine.train", f"methods.{name}") for name in METHODS}
+    found = {f"train {name}": fingerprint("engine.train", METHODS.module(name)) for name in METHODS}
     found |= {f"prepare {kind}": fingerprint("data.sets.build", f"data.datasets.{kind}") for kind in KINDS}
     found |= {name: fingerprint(f"offline.{name}") for name in ("label", "quality", "translate")}
     return found | {"evaluate": fingerprint("engine.evaluate"), "report": fingerprint("reports.build")}
@@ -191,7 +191,10 @@ def test_every_supported_python_takes_the_same_fingerprints(python: str) -> None
         "import json, sys; sys.path.insert(0, sys.argv[1]); from udaseg.jobs.fingerprint import fingerprint;"
         "print(json.dumps([fingerprint(*entries) for entries in json.loads(sys.argv[2])]))"
     )
-    entries = [*(["engine.train", f"methods.{name}"] for name in METHODS), ["data.sets.build", "data.datasets.toytown"]]
+    entries = [
+        *(["engine.train", METHODS.module(name)] for name in METHODS),
+        ["data.sets.build", "data.datasets.toytown"],
+    ]
     entries += [["reports.build"], ["offline.label"], ["engine.evaluate"]]
     command = [python, "-I", "-c", code, str(module.PACKAGE.parent), json.dumps(entries)]
     try:

@@ -144,7 +144,9 @@ def _training(
 
 def training_code(method: str) -> str:
     """Fingerprint of the code that trains `method`."""
-    return fingerprint("engine.train", f"methods.{method}")
+    from udaseg.methods import METHODS
+
+    return fingerprint("engine.train", METHODS.module(method))
 
 
 def evaluation_code() -> str:
@@ -229,7 +231,7 @@ def quality_job(labels: Job, target: Job) -> Job:
 
 def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job, target: Job) -> Job:
     """The job that shows what the translator of `run`, a stage with the settings `resolved`, does."""
-    from udaseg.methods.translation import TranslatorKnobs
+    from udaseg.methods.diga.translation import TranslatorKnobs
 
     assert isinstance(run.spec, TrainSpec)
     trained = {parent.folder: parent for parent in run.parents}.get(run.spec.init.get("translator", ""))

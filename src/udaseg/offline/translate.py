@@ -12,7 +12,7 @@ from udaseg.engine.checkpoint import load_tensors
 from udaseg.engine.predict import to_tensor
 from udaseg.engine.sets import require_finished
 from udaseg.machine.environment import make_exact
-from udaseg.methods.translation import ROLE, Translator, TranslatorKnobs
+from udaseg.methods.diga.translation import ROLE, Translator, TranslatorKnobs
 from udaseg.runs.files import write_json
 from udaseg.runs.spec import TranslateSpec
 from udaseg.seeding import seed_for

@@ -31,7 +31,7 @@ from torch import Tensor
 from udaseg.data.batches.streams import Labelled
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, MethodSpec, Step, Terms
-from udaseg.methods.host import HostKnobs, Rows, SelfTraining, Share
+from udaseg.methods.self_training.host import HostKnobs, Rows, SelfTraining, Share
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import Frozen
 from udaseg.ops.feature_distance import feature_distance, thing_cells

@@ -8,9 +8,9 @@ from support.tiny import CLASSES, batch, equal, stepper, steps, tensors, train_s
 
 from udaseg.data.batches.streams import Batch, Labelled, Target
 from udaseg.errors import UserError
-from udaseg.methods import host
 from udaseg.methods.base import Step
-from udaseg.methods.host import HostKnobs
+from udaseg.methods.self_training import host
+from udaseg.methods.self_training.host import HostKnobs
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.pseudo import WeightedLabels

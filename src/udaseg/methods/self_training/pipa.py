@@ -41,10 +41,10 @@ from torch import Tensor, nn
 from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, Knobs, MethodSpec, OptimizerFactory, Step, Terms
-from udaseg.methods.daformer import SPEC as HOST
-from udaseg.methods.daformer import Config as HostConfig
-from udaseg.methods.daformer import DAFormer
-from udaseg.methods.host import Mixed, SelfTraining, Share, build_teacher, mixed_images
+from udaseg.methods.self_training.daformer import SPEC as HOST
+from udaseg.methods.self_training.daformer import Config as HostConfig
+from udaseg.methods.self_training.daformer import DAFormer
+from udaseg.methods.self_training.host import Mixed, SelfTraining, Share, build_teacher, mixed_images
 from udaseg.nets.base import Outputs
 from udaseg.nets.projection import PatchProjection, PixelProjection, SideClassifier
 from udaseg.nets.teacher import EmaTeacher

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, Method, MethodSpec, Step, Terms
-from udaseg.methods.translation import (
+from udaseg.methods.diga.translation import (
     Translator,
     TranslatorKnobs,
     build_translator,

@@ -19,7 +19,7 @@ Differences from the released code
 """
 
 from udaseg.methods.base import MethodSpec
-from udaseg.methods.host import HostKnobs, SelfTraining
+from udaseg.methods.self_training.host import HostKnobs, SelfTraining
 
 SPEC = MethodSpec(
     name="dacs",

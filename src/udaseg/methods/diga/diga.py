@@ -32,8 +32,8 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch, Target
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, MethodSpec, Step, Terms
-from udaseg.methods.diga_warmup import Config as WarmupConfig
-from udaseg.methods.diga_warmup import DiGAWarmup, mean_cross_entropy, mixed_views, qualifier, roles, translates
+from udaseg.methods.diga.warmup import Config as WarmupConfig
+from udaseg.methods.diga.warmup import DiGAWarmup, mean_cross_entropy, mixed_views, qualifier, roles, translates
 from udaseg.nets.base import Outputs
 from udaseg.ops.bank import nearest
 from udaseg.ops.consensus import bilateral_consensus, confirmed_means, feature_labels

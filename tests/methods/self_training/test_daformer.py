@@ -10,8 +10,8 @@ from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.errors import UserError
 from udaseg.methods.base import Step
-from udaseg.methods.daformer import FEATURE, Config
-from udaseg.methods.host import HostKnobs
+from udaseg.methods.self_training.daformer import FEATURE, Config
+from udaseg.methods.self_training.host import HostKnobs
 
 CAR = 2  # the only thing among the classes
 

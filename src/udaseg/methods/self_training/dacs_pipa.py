@@ -4,10 +4,10 @@ Not in the paper, which stands on DAFormer and HRDA. With the weight of `patch` 
 source pixels; with both at 0 it is DACS.
 """
 
-from udaseg.methods.dacs import DACS
-from udaseg.methods.dacs import SPEC as HOST
-from udaseg.methods.host import HostKnobs
-from udaseg.methods.pipa import ContrastKnobs, WithContrast, with_contrast
+from udaseg.methods.self_training.dacs import DACS
+from udaseg.methods.self_training.dacs import SPEC as HOST
+from udaseg.methods.self_training.host import HostKnobs
+from udaseg.methods.self_training.pipa import ContrastKnobs, WithContrast, with_contrast
 
 
 class Config(HostKnobs, ContrastKnobs):

@@ -9,7 +9,7 @@ from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors,
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step
-from udaseg.methods.dacs_cpsl import DACSCPSL, SPEC, Config
+from udaseg.methods.self_training.dacs_cpsl import DACSCPSL, SPEC, Config
 from udaseg.ops.losses import resize
 from udaseg.ops.pseudo import confidence_weighted
 
@@ -83,7 +83,7 @@ def test_a_rectified_label_by_hand(monkeypatch):
         seen.append(logits)
         return confidence_weighted(logits, *arguments)
 
-    monkeypatch.setattr("udaseg.methods.host.confidence_weighted", caught)
+    monkeypatch.setattr("udaseg.methods.self_training.host.confidence_weighted", caught)
     outputs = run.method.teacher(made.target.image)
     features, logits = outputs.features["embedding"], outputs.logits
     products = torch.empty_like(logits)

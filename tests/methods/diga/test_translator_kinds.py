@@ -8,7 +8,7 @@ from support.tiny import translator
 from udaseg.config.schema import Network
 from udaseg.errors import UserError
 from udaseg.methods.base import Context
-from udaseg.methods.translation import (
+from udaseg.methods.diga.translation import (
     QUALIFIERS,
     Translator,
     TranslatorKnobs,

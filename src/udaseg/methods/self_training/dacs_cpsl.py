@@ -17,10 +17,10 @@ from torch import Tensor
 
 from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, OptimizerFactory, Step, Terms
-from udaseg.methods.dacs import DACS
-from udaseg.methods.dacs import SPEC as HOST
-from udaseg.methods.host import HostKnobs, build_teacher
-from udaseg.methods.self_labelling import (
+from udaseg.methods.self_training.dacs import DACS
+from udaseg.methods.self_training.dacs import SPEC as HOST
+from udaseg.methods.self_training.host import HostKnobs, build_teacher
+from udaseg.methods.self_training.self_labelling import (
     SelfLabellingKnobs,
     build_self_labelling,
     kept_where_unseen,

@@ -39,9 +39,9 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch, Target
 from udaseg.errors import UserError
 from udaseg.methods.base import Context, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
-from udaseg.methods.host import Share
-from udaseg.methods.proda import SCALE, working_size
-from udaseg.methods.self_labelling import (
+from udaseg.methods.proda.proda import SCALE, working_size
+from udaseg.methods.self_training.host import Share
+from udaseg.methods.self_training.self_labelling import (
     Fidelity,
     FixedPrototypes,
     SelfLabellingKnobs,

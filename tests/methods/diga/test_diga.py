@@ -13,8 +13,8 @@ from udaseg.data.batches.streams import Batch
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step
-from udaseg.methods.diga import DiGA
-from udaseg.methods.diga_warmup import Config, DiGAWarmup
+from udaseg.methods.diga.diga import DiGA
+from udaseg.methods.diga.warmup import Config, DiGAWarmup
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.nets.translator import Generator

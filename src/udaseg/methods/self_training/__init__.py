@@ -1,0 +1,1 @@
+"""Self-training with a moving teacher: a host (`host`) and what is built on it or plugged into it."""
