@@ -16,7 +16,9 @@ M = TypeVar("M", bound=BaseModel)
 class Model(BaseModel):
     """Unknown keys are refused, nothing is coerced, nothing can be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def validate(model: type[M], raw: Any, prefix: str = "") -> M:

@@ -62,12 +62,12 @@ STANDS_ON = {
     "proda/distill": ("proda.proda",),
     "diga/warmup": ("diga.translation",),
     "diga/diga": ("diga.warmup",),
-    "self_training/dacs": ("self_training.host",),
-    "self_training/daformer": ("self_training.host",),
-    "self_training/pipa": ("self_training.host", "self_training.daformer"),
-    "self_training/dacs_pipa": ("self_training.host", "self_training.dacs", "self_training.pipa"),
-    "self_training/cpsl": ("self_training.host", "self_training.self_labelling", "proda.proda"),
-    "self_training/dacs_cpsl": ("self_training.host", "self_training.dacs", "self_training.self_labelling"),
+    "self_training/daformer": ("self_training.dacs",),
+    "self_training/contrast": ("self_training.dacs", "self_training.contrast_terms"),
+    "self_training/pipa": ("self_training.daformer", "self_training.contrast"),
+    "self_training/dacs_pipa": ("self_training.dacs", "self_training.contrast"),
+    "self_training/cpsl": ("self_training.self_labelling", "proda.proda"),
+    "self_training/dacs_cpsl": ("self_training.dacs", "self_training.self_labelling"),
 }
 # The longest matching beginning of a file's path decides. Parts that are not here are held by the tests below only.
 RULES = {

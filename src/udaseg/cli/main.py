@@ -123,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     keep.description = KEEP
     _study(keep)
 
+    knobs = add("knobs", "Print every knob and loss weight of methods with its default.", "udaseg knobs dacs")
+    knobs.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
+    knobs.add_argument("--write", action="store_true", help="write those of all methods to workflow/methods.yaml")
+
     _verify(add("verify", "Hold a rerun against a recorded result.", "udaseg verify --study toytown --tolerance 0"))
     snapshot = add("snapshot", "Make a part of what DVC versions equal to the plan.", "udaseg snapshot runs")
     snapshot.description = SNAPSHOT

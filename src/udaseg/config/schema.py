@@ -127,7 +127,13 @@ class Network(Model):
     name: Literal["small", "deeplabv2"]
     depth: Literal[50, 101]  # of the ResNet under deeplabv2; the small network has one depth
     head: Literal["aspp", "squeeze_excite"]  # DeepLabv2's classifier | ProDA's, with an embedding before the logits
-    aspp: Fidelity  # of aspp heads. paper: four dilated branches; released: two, AdaptSegNet's misplaced return
+    aspp: Fidelity
+    """Branches of aspp heads. Released by AdaptSegNet, whose misplaced return leaves out two of them.
+
+    paper: four dilated branches in the head
+    released: two: a return stands inside the loop
+    """
+
     feature_norm: bool  # a BatchNorm before the head, for a backbone trained without labels (ProDA's bn_clr)
     norm: Literal["train", "affine_frozen", "eval"]  # BatchNorm: all trains | statistics only | nothing
 
@@ -175,7 +181,12 @@ class LabelledTarget(Model):
 
     images: Positive  # of the target's training images; the seed chooses them, the others are the unlabelled ones
     finish: Annotated[int, Field(ge=0)]  # batches at the end that are all of target images (released 100 of 150 000)
-    order: Fidelity  # paper: every other batch, target first; released: all, but the odd ones of the last `finish`
+    order: Fidelity
+    """Batches of labelled target images before the last `finish` ones; the other batches are of the source.
+
+    paper: every other batch is of the labelled target
+    released: all are, but the odd ones among the last few
+    """
 
 
 class SourceView(View):
@@ -289,7 +300,13 @@ class Rounds(Model):
     count: Positive
     target: Growing  # `labels.portion` of each round
     source: Growing  # `train.source.portion` of each round
-    growth: Fidelity  # paper: up to `most`; released (CBST): a step is added while it is less than `most`
+    growth: Fidelity
+    """Growth of the shares from round to round, up to `most`.
+
+    paper: shares grow up to the largest
+    released: a step is added while they are below it
+    """
+
     lr_factor: Annotated[float, Field(gt=0)]  # on the rate, from round to round (CBST's release 1/sqrt(2), CRST's 1)
 
 

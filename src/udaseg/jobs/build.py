@@ -10,6 +10,7 @@ from typing import Any
 from udaseg.config.schema import CamvidData, Exactness, Params, Protocol, Stage
 from udaseg.data.sets.pseudo_labels import WITH_PROTOTYPES
 from udaseg.errors import UserError
+from udaseg.jobs.fidelity import fidelity_fields
 from udaseg.jobs.fingerprint import fingerprint
 from udaseg.jobs.job import Job, Plan
 from udaseg.runs.files import sha256
@@ -299,6 +300,7 @@ def report_job(
         sweeps=sweeps,
         skipped=skipped,
         claims=params.claims,
+        fidelity=fidelity_fields(),
         translations=translations,
         data={"source": source.folder, "target": target.folder},
         code=fingerprint("reports.build", "reports.summary"),

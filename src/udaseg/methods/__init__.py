@@ -23,28 +23,25 @@ class Lookup(Mapping[str, "type[Method]"]):
         return len(self._classes)
 
     def __getitem__(self, name: str) -> "type[Method]":
-        """The class. UserError when its line names something that is not there, or another method's class."""
+        """The class. UserError if the method's line does not name it."""
         place, _, attribute = self._classes[name].rpartition(".")
+        line = f'METHODS in udaseg/methods/__init__.py, "{name}": "{self._classes[name]}"'
         try:
-            found: type[Method] = getattr(importlib.import_module(place), attribute)
+            module = importlib.import_module(place or attribute)
         except ModuleNotFoundError as error:
-            if not f"{place}.".startswith(f"{error.name}."):
-                raise  # the file is there, and what is missing is something that it imports
-            raise UserError(f"{self._line(name)}: there is no module {place}; name the method's file") from None
-        except AttributeError:
-            raise UserError(f"{self._line(name)}: {place} has no {attribute}; name the method's class") from None
+            if not f"{place or attribute}.".startswith(f"{error.name}."):
+                raise  # the method's file is there, and imports what is not
+            raise UserError(f"{line}: there is no module {place or attribute}; name the file and its class") from None
+        found: type[Method] | None = getattr(module, attribute, None)
+        if found is None or not hasattr(found, "SPEC"):
+            raise UserError(f"{line}: {place} has no method {attribute}; name the method's class")
         if found.SPEC.name != name:
-            raise UserError(
-                f"{self._line(name)}: the SPEC of {attribute} has the name '{found.SPEC.name}'; both must be equal"
-            )
+            raise UserError(f"{line}: the SPEC of {attribute} has the name '{found.SPEC.name}'; make both equal")
         return found
 
     def module(self, name: str) -> str:
         """The module of a method below the package, such as "methods.dann"; it is not imported."""
         return self._classes[name].rpartition(".")[0].partition(".")[2]
-
-    def _line(self, name: str) -> str:
-        return f'METHODS (udaseg/methods/__init__.py), "{name}": "{self._classes[name]}"'
 
 
 METHODS = Lookup(

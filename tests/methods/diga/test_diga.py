@@ -58,7 +58,7 @@ def outcome(run: Any, made: Batch | None = None, step: Step | None = None) -> tu
 class Painter(nn.Module):
     """In a translator's place: everything is of one colour in the target's look."""
 
-    def forward(self, source: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return torch.full_like(source, BLACK)
 
 

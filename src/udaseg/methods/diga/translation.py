@@ -1,9 +1,9 @@
-"""How a method gets source images in the target's look: a trained CycleGAN, or a rule without any training.
+"""Source images in the target's look: by a trained CycleGAN, or by a rule without any training.
 
-Only with the translator `cyclegan` is what stands on this named as published; `translator_qualifier` says the others.
+Only with the translator `cyclegan` does a method keep its published name; `translator_qualifier` names the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from udaseg.errors import UserError
-from udaseg.methods.base import Context, Knobs
+from udaseg.methods.base import Knobs
 from udaseg.nets.teacher import Frozen
 from udaseg.nets.translator import Generator
 from udaseg.ops.losses import resize
@@ -27,37 +27,41 @@ QUALIFIERS = {
 
 
 class TranslatorKnobs(Knobs):
-    # What gives source images the target's look: a finished run of the method cyclegan (role "translator"), the mean
-    # and spread of a target image's colours in LAB, its low frequencies (FDA), or nothing.
     translator: Literal["cyclegan", "lab", "fourier", "identity"] = "cyclegan"
-    # Half the side of the square of exchanged frequencies, as a share of the shorter side (FDA 0.01, 0.05, 0.09).
+    """What gives source images the target's look. Paper: a CycleGAN; released: a translator of its own.
+
+    cyclegan: a finished run of that method (role "translator"); lab: the mean and standard deviation of a target
+    image's colours in LAB; fourier: its low frequencies (FDA); identity: nothing.
+    """
+
     fourier_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
+    """Half the side of the square of exchanged frequencies, as a share of the image's shorter side. FDA 0.01."""
 
 
 def translator_roles(knobs: TranslatorKnobs) -> tuple[str, ...]:
-    """Roles that the translator needs weights for: ("translator",) or none."""
+    """Roles for which the translator needs weights: ("translator",) or none."""
     return (ROLE,) if knobs.translator == "cyclegan" else ()
 
 
-def translator_views(knobs: TranslatorKnobs) -> frozenset[str]:
-    """Views of the batch, besides the source's, that the translator looks at."""
-    return frozenset({"target"}) if knobs.translator in ("lab", "fourier") else frozenset()
+def translator_views(knobs: TranslatorKnobs) -> Set[str]:
+    """Views of the batch that the translator needs besides the source's."""
+    return {"target"} if knobs.translator in ("lab", "fourier") else set()
 
 
 def translator_qualifier(knobs: TranslatorKnobs) -> str:
-    """What a report adds to the title of a recipe; empty with the published kind of translator."""
+    """What a report adds to the title of a recipe; empty for the published kind of translator."""
     return QUALIFIERS[knobs.translator]
 
 
 class Translator(nn.Module):
-    """Source images in the target's look, without a graph. It is no part of the state: nothing in it ever changes.
+    """Translates source images, without a graph. It never changes, and so is not part of a method's state.
 
     Args:
-        knobs: which kind.
-        initial: role -> where its weights are from, and the tensors, see `Context.initial`.
+        knobs: the kind of translator.
+        initial: role -> the origin of its weights, and the tensors, see `Context.initial`.
 
     Raises:
-        UserError: the weights of a CycleGAN's generator are not given, or are something else's.
+        UserError: the weights of a CycleGAN's generator are missing, or are those of another network.
     """
 
     def __init__(self, knobs: TranslatorKnobs, initial: Mapping[str, tuple[str, Mapping[str, Tensor]]]) -> None:
@@ -74,32 +78,26 @@ class Translator(nn.Module):
             self.net = Frozen(Generator.from_tensors(tensors, f"init.{ROLE}: {origin}"))
 
     @torch.no_grad()
-    def forward(self, source: Tensor, target: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Source images (B, 3, H, W), RGB in [0, 1] -> the same in the target's look.
+    def forward(self, source: Tensor, target: Tensor | None) -> Tensor:
+        """Source images in the target's look, (B, 3, H, W), RGB in [0, 1].
 
         Args:
             source: float, (B, 3, H, W) in [0, 1].
-            target: (B', 3, H', W'), needed by the kinds lab and fourier only: image i lends its look to source image i,
-                repeated from the first one on where there are fewer, resized where the size is another.
-            generator: for translators that draw. None of these does: each is a function of the images.
+            target: (B', 3, H', W'), needed by the kinds lab and fourier only. Source image i takes the look of target
+                image i, modulo B'; the target is resized if its size differs.
 
         Raises:
-            ValueError: a needed target is not given.
+            ValueError: a target is needed but not given.
         """
-        with torch.autocast(source.device.type, enabled=False):  # images are not to be rounded
+        with torch.autocast(source.device.type, enabled=False):  # half precision would round the images
             if self.net is not None:
                 translated: Tensor = self.net(source)
                 return translated
             if self.knobs.translator == "identity":
                 return source
             if target is None or not target.numel():
-                raise ValueError(f"the translator '{self.knobs.translator}' looks at target images, and none is given")
+                raise ValueError(f"the translator '{self.knobs.translator}' needs target images, but none is given")
             looks = resize(target[torch.arange(len(source), device=target.device) % len(target)], source.shape[-2:])
             if self.knobs.translator == "lab":
                 return lab_transfer(source, looks)
             return fourier_transfer(source, looks, self.knobs.fourier_share)
-
-
-def build_translator(context: Context, knobs: TranslatorKnobs) -> Translator:
-    """The translator of a run. Raises UserError when the role "translator" has no weights of a CycleGAN's generator."""
-    return Translator(knobs, context.initial)

@@ -1,1 +1,1 @@
-"""Self-training with a moving teacher: a host (`host`) and what is built on it or plugged into it."""
+"""Self-training with a moving teacher: DACS, which is the host (`dacs`), and what is built on it or plugged into it."""

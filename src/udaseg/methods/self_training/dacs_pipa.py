@@ -1,19 +1,23 @@
-"""PiPa's pixel and patch contrast on DACS: see `pipa` for the plug-in, `dacs` for the host.
+"""PiPa's contrasts of pixels and patches (`contrast`) on DACS (`dacs`).
 
-Not in the paper, which stands on DAFormer and HRDA. With the weight of `patch` at 0 it is DACS with a contrast of
-source pixels; with both at 0 it is DACS.
+Not in the paper, which uses DAFormer and HRDA. With the weight of `patch` at 0 it is DACS with a contrast of source
+pixels; with both weights at 0 it is DACS.
 """
 
-from udaseg.methods.self_training.dacs import DACS
+from udaseg.methods.self_training.contrast import ContrastKnobs, ContrastWeights, WithContrast, with_contrast
 from udaseg.methods.self_training.dacs import SPEC as HOST
-from udaseg.methods.self_training.host import HostKnobs
-from udaseg.methods.self_training.pipa import ContrastKnobs, WithContrast, with_contrast
+from udaseg.methods.self_training.dacs import Config as HostConfig
+from udaseg.methods.self_training.dacs import Weights as HostWeights
 
 
-class Config(HostKnobs, ContrastKnobs):
+class Config(HostConfig, ContrastKnobs):
     pass
 
 
-class DACSPiPa(WithContrast, DACS):
-    SPEC = with_contrast(HOST, "dacs_pipa", Config)
+class Weights(ContrastWeights, HostWeights):
+    pass
+
+
+class DACSPiPa(WithContrast):
+    SPEC = with_contrast(HOST, "dacs_pipa", Config, Weights)
     knobs: Config

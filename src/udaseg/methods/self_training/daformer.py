@@ -1,28 +1,27 @@
-"""DAFormer's training: DACS with a distance that keeps the features of things near those of the initial encoder.
+"""DAFormer's training: DACS, and a distance that keeps features of thing classes near those of the initial encoder.
 
 Hoyer, Dai & Van Gool, "DAFormer: Improving Network Architectures and Training Strategies for Domain-Adaptive Semantic
-Segmentation", CVPR 2022, arXiv 2111.14887. The term "masked" is that of MIC (CVPR 2023, arXiv 2212.01322), off by
-default.
+Segmentation", CVPR 2022, arXiv 2111.14887.
 
-Loss: L_seg + L_mix + w_fd L_fd (+ L_masked). L_seg, L_mix and L_masked as in DACS, with other defaults. L_fd is the
-mean distance of the encoder's features of source images to those of a frozen one (the role "initial": trained on
-ImageNet), on cells of things: classes that such weights tell apart. The paper's other parts are settings: rare class
-sampling of the source stream (train.source.rare), the learning rate's warm-up (optim.warmup_iterations), the network.
+Loss: L_seg + L_mix + w_fd L_fd (+ L_masked). L_seg, L_mix and MIC's L_masked are those of DACS, with other defaults.
+L_fd is the mean distance of the encoder's features of source images from those of a frozen encoder (the role "initial",
+trained on ImageNet), over cells of thing classes, which such an encoder can tell apart. The paper's other parts are
+settings: rare class sampling of the source stream (train.source.rare), the warm-up of the learning rate
+(optim.warmup_iterations) and the network.
 
 Differences from the paper
-- Classes to paste are drawn from those of the whole batch, as released; DACS, which it builds on, draws from each
-  image's (`mix_classes: image`).
-- All means are over all pixels, the ignored ones too, as released (mmseg's rule).
+- Half of the whole batch's classes are pasted, as released; DACS takes half of each image's (`mix_classes: image`).
+- All means are over all pixels, ignored ones included, as released (mmseg's rule).
 Differences from the released code
-- No thing in the batch: a distance of 0 where the release gives NaN.
-- L_fd is on the stage before the classifier, layer4, whatever its stride; a cell of a map that does not divide the
-  image covers its share of it.
-- Logits are resized with their corners aligned, as everywhere here.
-- torchvision's jitter instead of kornia's: brightness is scaled, not added to.
-- Pixels of a crop beyond the target image have no pseudo-label, and do not count for the share of confident pixels.
+- If there is no thing in the batch, the distance is 0; the release gives NaN.
+- L_fd is computed on the encoder's last stage, layer4, whatever its stride. If the map's size does not divide the
+  image's, a cell covers its share of the image.
+- Logits are resized with aligned corners, as everywhere here.
 - `ignore_top` and `ignore_bottom` are rows of the crop; the defaults are for crops as tall as the image, 512 rows.
+- Those of DACS, except for the teacher's index, which is the release's.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -30,11 +29,15 @@ from torch import Tensor
 
 from udaseg.data.batches.streams import Labelled
 from udaseg.errors import UserError
-from udaseg.methods.base import Context, MethodSpec, Step, Terms
-from udaseg.methods.self_training.host import HostKnobs, Rows, SelfTraining, Share
+from udaseg.methods.base import Context, Step, Terms
+from udaseg.methods.self_training.dacs import DACS, VIEWS, Jitter, Rows
+from udaseg.methods.self_training.dacs import SPEC as HOST
+from udaseg.methods.self_training.dacs import Config as HostConfig
+from udaseg.methods.self_training.dacs import Weights as HostWeights
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import Frozen
 from udaseg.ops.feature_distance import feature_distance, thing_cells
+from udaseg.types import Share
 
 FEATURE = "layer4"  # the encoder's last stage
 THINGS = (
@@ -43,33 +46,37 @@ THINGS = (
 )
 
 
-class Config(HostKnobs):
-    ema: Share = 0.999  # largest share of the teacher kept at an update (DAFormer 0.999)
-    mix_classes: Literal["image", "batch"] = "batch"  # whose classes half are pasted (released: batch)
-    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.2  # strength, in 80 % of the batches (DAFormer 0.2)
-    ignore_top: Rows = 15  # rows of the crop without pseudo-labels (DAFormer 15 of 512)
-    ignore_bottom: Rows = 120  # the same at the bottom (DAFormer 120 of 512)
-    source_mean: Literal["valid", "all"] = "all"  # pixels that the source loss is a mean over (mmseg's rule: all)
-    # Classes whose features stay near the initial ones (DAFormer: Cityscapes'); those the study lacks are left out.
+class Config(HostConfig):
+    ema: Share = 0.999
+    mix_classes: Literal["image", "batch"] = "batch"
+    jitter: Jitter = 0.2
+    ignore_top: Rows = 15
+    ignore_bottom: Rows = 120
+    source_mean: Literal["valid", "all"] = "all"
+
     things: Annotated[tuple[str, ...], Field(strict=False)] = THINGS  # not strict: parameters come as lists
-    min_share: Annotated[float, Field(gt=0, le=1)] = 0.75  # of a cell's pixels, to be of its class (DAFormer 0.75)
+    """Classes of the term fd, of Cityscapes and CamVid; those that a study lacks are left out. Paper: Cityscapes'."""
+
+    min_share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Share of a cell's pixels that must be of its class, for the term fd. Released 0.75."""
 
 
-SPEC = MethodSpec(
+class Weights(HostWeights):
+    fd: float = 0.005
+    """Distance of thing features from those of the initial encoder. Released 0.005."""
+
+
+SPEC = replace(
+    HOST,
     name="daformer",
     Config=Config,
-    weights={"seg": 1.0, "fd": 0.005, "mix": 1.0, "masked": 0.0},  # MIC's weight of masked is 1
-    views={
-        "seg": frozenset({"source"}),
-        "fd": frozenset({"source"}),
-        "mix": frozenset({"source", "target"}),
-        "masked": frozenset({"target"}),
-    },
+    Weights=Weights,
+    views={**VIEWS, "fd": {"source"}},
     roles=("student", "initial"),
 )
 
 
-class DAFormer(SelfTraining):
+class DAFormer(DACS):
     SPEC = SPEC
     knobs: Config
 

@@ -1,45 +1,86 @@
-"""Class-balanced pixel-level self-labelling (CPSL, CVPR 2022) as methods take it: its knobs, and what is built of them.
+"""Class-balanced pixel-level self-labelling (CPSL, CVPR 2022): its knobs, and the parts that its methods share.
 
-`cpsl` is the paper's first stage; `dacs_cpsl` puts the same on another self-training method.
+`cpsl` is the paper's first stage; `dacs_cpsl` adds self-labelling to DACS.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from udaseg.methods.base import Context, Knobs, OptimizerFactory, Step
+from udaseg.methods.base import Context, Knobs, LossWeights, OptimizerFactory, Step
 from udaseg.nets.self_labelling import Drawn, SelfLabelling
 from udaseg.ops.self_labelling import cosine_logits, seen_classes
-
-Fidelity = Literal["paper", "released"]
+from udaseg.types import Fidelity, Positive, Share
 
 
 class SelfLabellingKnobs(Knobs):
-    rectify: bool = True  # pseudo-labels are rectified by P_SL; false: the classes that they are of without it
-    temperature: Annotated[float, Field(gt=0)] = 0.08  # of the softmax over cosines, tau (released 0.08)
-    epsilon: Annotated[float, Field(gt=0)] = 0.05  # of Sinkhorn; the smaller, the harder the labels (released 0.05)
-    rounds: Annotated[int, Field(ge=1)] = 3  # of Sinkhorn (released 3)
-    samples: Annotated[int, Field(ge=1)] = 256  # pixels of an image that are self-labelled, at most (released 256)
-    queue: Annotated[int, Field(ge=1)] = 65536  # pixels assigned together with them, once there are so many (released)
-    # Which pixels. paper: of each class by its share of the image's pseudo-labels; released: any.
+    rectify: bool = True
+    """Rectify pseudo-labels by P_SL; false: keep the classes that they have without it. Paper and released true."""
+
+    temperature: Annotated[float, Field(gt=0)] = 0.08
+    """Temperature of the softmax over cosines, tau. Released 0.08."""
+
+    epsilon: Annotated[float, Field(gt=0)] = 0.05
+    """Smoothness of Sinkhorn's assignments: the smaller, the harder the labels. Released 0.05."""
+
+    rounds: Positive = 3
+    """Iterations of Sinkhorn. Released 3."""
+
+    samples: Positive = 256
+    """Largest number of pixels of an image that are self-labelled. Released 256."""
+
+    queue: Positive = 65536
+    """Earlier pixels that are assigned with the sampled ones, once there are so many. Paper and released 65536."""
+
     sampler: Fidelity = "paper"
-    # Shares that assignments have. paper: the pseudo-labels', moving; released: the warm-up model's, fixed.
+    """Pixels that are sampled.
+
+    paper: pixels of each class by its share of the image
+    released: any pixels
+    """
+
     prior: Fidelity = "paper"
-    prior_keep: Annotated[float, Field(ge=0, le=1)] = 0.999  # that an image leaves of `prior: paper`, alpha (ours)
-    # The queue is scored with prototypes of length 1 (paper), as the image's pixels are, or as they are (released).
+    """Shares of the classes among the assignments.
+
+    paper: shares of assignments follow the pseudo-labels
+    released: they stay those of the warm-up model
+    """
+
+    prior_keep: Share = 0.999
+    """Share of the moving prior that an image keeps, alpha, with `prior: paper`. Ours."""
+
     queue_scores: Fidelity = "paper"
-    # released: the teacher's logits are assigned, too, as a second set of labels; paper: features alone are.
+    """Length of the prototypes with which the queue is scored; the image's pixels always take length 1.
+
+    paper: the queue is scored with prototypes of length 1
+    released: with prototypes as they are
+    """
+
     logit_term: Fidelity = "paper"
-    # Of the prototypes' rate in that of the heads (released 1, with SGD). L_SL is their one gradient, and AdamW sees no
-    # gradient's scale: with it, this decides how fast they move, and the weight of `self_label` nothing.
+    """What is assigned to prototypes.
+
+    paper: features are assigned to prototypes
+    released: the teacher's logits are, too, as a second set of labels
+    """
+
     prototype_rate: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the learning rate of the heads for the prototypes. Released 1, with SGD.
+
+    L_SL is their only gradient. As AdamW does not see a gradient's scale, this knob decides how fast they move with
+    AdamW, and the loss weight of `self_label` has no effect.
+    """
+
+
+class SelfLabellingWeights(LossWeights):
+    self_label: float = 0.1
+    """Cross-entropy of the prototypes' softmax with the assignments. CPSL's release 0.1."""
 
 
 class FixedPrototypes(nn.Module):
-    """P_SL without L_SL, where nothing trains the prototypes: they stay as they are given, (C, D)."""
+    """P_SL without L_SL: nothing trains the prototypes (C, D), which stay as they are given."""
 
     prototypes: Tensor
 
@@ -61,11 +102,11 @@ def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
     """Prototypes, queue and prior, from the warm-up model's prototypes and prior and the run's `SelfLabellingKnobs`.
 
     Args:
-        context: of a run that consumes these.
-        channels: of the network's embedding.
+        context: of a run that consumes the prototypes and the prior.
+        channels: channels of the network's embedding.
 
     Raises:
-        UserError: they are those of another network.
+        UserError: prototypes or prior are those of another network.
     """
     knobs: SelfLabellingKnobs = context.knobs
     return SelfLabelling(
@@ -84,16 +125,16 @@ def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
     )
 
 
-def prototype_optimiser(labelling: SelfLabelling, knobs: SelfLabellingKnobs, optim: OptimizerFactory) -> Optimizer:
-    """The run's kind of optimiser for the prototypes, at `prototype_rate` times the heads' rate."""
-    optimiser = optim.module(labelling)
-    for group in optimiser.param_groups:
+def prototype_optimizer(labelling: SelfLabelling, knobs: SelfLabellingKnobs, optim: OptimizerFactory) -> Optimizer:
+    """The run's kind of optimizer for the prototypes, at `prototype_rate` times the rate of the heads."""
+    optimizer = optim.module(labelling)
+    for group in optimizer.param_groups:
         group["lr"] *= knobs.prototype_rate
-    return optimiser
+    return optimizer
 
 
 def kept_where_unseen(rectified: Tensor, plain: Tensor, seen: Tensor) -> Tensor:
-    """Rectified labels, but plain ones where these are of a class without a prototype, of which P_SL knows nothing.
+    """Rectified labels, except where the plain label is of a class without a prototype, of which P_SL knows nothing.
 
     Args:
         rectified, plain: (B, h, w) int64, 255 = ignore.
@@ -103,9 +144,9 @@ def kept_where_unseen(rectified: Tensor, plain: Tensor, seen: Tensor) -> Tensor:
 
 
 def remember(labelling: SelfLabelling, carries: list[Drawn | None], keep: float, step: Step) -> None:
-    """After the step: what its batches drew goes into queue and prior, and the moving prototypes follow the trained.
+    """Update queue and prior by what the step's batches drew, and the moving prototypes by the trained ones.
 
-    Logs how full the queue is, in [0, 1].
+    Logs the filled share of the queue, in [0, 1].
     """
     for drawn in carries:
         if drawn is not None:
