@@ -85,6 +85,7 @@ RULES = {
         types=("udaseg.config", *BATCH),
         others=("torch", "pydantic", *PURE),
     ),
+    "udaseg/methods/knobs.py": Rule((), others=("re", "pydantic", *PURE)),
     "udaseg/methods/__init__.py": Rule(("udaseg.errors",), types=("udaseg.methods.base",), others=("importlib", *PURE)),
 }
 
