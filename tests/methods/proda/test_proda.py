@@ -112,7 +112,7 @@ class TestLabels:
 
     @pytest.mark.parametrize("changes", [{"soft": torch.zeros(2, 3, 16, 16)}, {}])
     def test_with_all_ignored_sce_is_zero_and_the_rest_goes_on(self, changes):
-        run = run_of(knobs={} if changes else {"threshold": 1.0})
+        run = run_of(knobs={} if changes else {"threshold": 1.01})
         values, logs = run(0, [batch_of(run, **changes)])
         assert values["sce"] == 0
         assert values["reg"] > 0

@@ -62,7 +62,7 @@ class WarpKnobs(Knobs):
 class DenoisingKnobs(Knobs):
     """What methods share that denoise fixed soft labels with a moving teacher."""
 
-    threshold: Share = 0.0
+    threshold: Annotated[float, Field(ge=0)] = 0.0
     """Confidence of a denoised label below which its pixel is ignored. Released 0: none is."""
 
     ema: Share = 0.999
