@@ -9,15 +9,19 @@ from support.tiny import CPU, batch, equal, stepper, steps, tensors, train_spec
 
 from udaseg.engine.step import Stepper
 from udaseg.errors import UserError
-from udaseg.methods.base import Context, Method, MethodSpec, supervised
+from udaseg.methods.base import Context, Method, MethodSpec, Supervised, supervised
+
+
+class ToyWeights(Supervised):
+    extra: float = 0.5
+    off: float = 1.0
 
 
 class Toy(Method):
     """Yields what a test tells it to, once for each batch."""
 
     SPEC = MethodSpec(
-        name="toy", weights={"seg": 1.0, "extra": 0.5, "off": 1.0},
-        views={name: frozenset({"source"}) for name in ("seg", "extra", "off")},
+        name="toy", Weights=ToyWeights, views={name: {"source"} for name in ("seg", "extra", "off")}
     )  # fmt: skip
     yields: ClassVar[Any] = None
     carries: ClassVar[list[Any]] = []

@@ -143,7 +143,7 @@ class TestNothingDependsOn:
 class Spoilt(Method):
     """Its loss is not finite, or a diagnostic, or its weights are not, from an iteration on."""
 
-    SPEC = MethodSpec(name="source_only", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})
+    SPEC = MethodSpec(name="source_only", views={"seg": {"source"}})
     loss_at, diagnostic_at, weights_at = 100, 100, 100
 
     def losses(self, batch, step):

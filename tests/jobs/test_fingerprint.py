@@ -37,8 +37,9 @@ def entries() -> dict[str, list[str]]:
     for name, kind in KINDS.items():
         variants = {"train": METHODS, "prepare": DATASETS}.get(name, ("",))
         for variant in variants if kind.code else ():
-            spec = SimpleNamespace(method=variant, dataset={"kind": variant})
-            found[f"{name} {variant}".strip()] = [module.format(spec=spec) for module in kind.code]
+            method = METHODS.module(variant) if name == "train" else ""
+            spec = SimpleNamespace(dataset={"kind": variant})
+            found[f"{name} {variant}".strip()] = [module.format(spec=spec, method=method) for module in kind.code]
     return found
 
 

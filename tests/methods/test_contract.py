@@ -24,6 +24,7 @@ from udaseg.engine.step import Stepper
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Knobs
+from udaseg.methods.proda.proda import DenoisingKnobs, WarpKnobs
 
 LATE = 90  # of 100 steps: past every schedule's start
 # Knobs that cost time, or that start a term late, and decide nothing that is tested here.
@@ -60,11 +61,15 @@ def owned(config: type[Knobs]) -> set[tuple[type, str]]:
     return {(next(c for c in config.__mro__ if name in c.__annotations__), name) for name in config.model_fields}
 
 
+# Described once, but each method has code of its own for them.
+APART = {DenoisingKnobs, WarpKnobs}
+
+
 def own_points(method: str) -> Iterator[dict[str, Any]]:
     """The points of the knobs that no method before this one has."""
     before = list(METHODS)[: list(METHODS).index(method)]
     met = set().union(*(owned(METHODS[other].SPEC.Config) for other in before))
-    new = {name for owner, name in owned(METHODS[method].SPEC.Config) if (owner, name) not in met}
+    new = {name for owner, name in owned(METHODS[method].SPEC.Config) if owner in APART or (owner, name) not in met}
     return (knobs for knobs in points(METHODS[method].SPEC.Config) if new.issuperset(knobs))
 
 

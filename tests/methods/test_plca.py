@@ -200,7 +200,7 @@ def test_the_share_of_consistent_walks_is_logged() -> None:
 def test_batches_of_unequal_size_are_refused() -> None:
     given = batch(0)
     target = replace(given.target, image=given.target.image[:1], valid=given.target.valid[:1])
-    with pytest.raises(UserError, match=r"train\.source\.batch and train\.target\.batch.* 2 and 1"):
+    with pytest.raises(UserError, match=r"`batch` of both must be equal; found 2 of .* and 1 of"):
         terms_of(run_of(), Batch(given.source, target))
 
 

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 from support.project import ROOT
 
 from udaseg.config import evaluation, recipes, schema, training
+from udaseg.jobs.fidelity import fidelity_fields
 from udaseg.jobs.plan import make_plan
 from udaseg.methods import METHODS
 from udaseg.reports import fidelity
 from udaseg.reports.cells import DASH, Table
 from udaseg.reports.collect import read_report, read_runs
-from udaseg.reports.fidelity import FIELDS, fidelity_table
+from udaseg.reports.fidelity import fidelity_table
 from udaseg.reports.study import Report
 from udaseg.runs.spec import ReportSpec
 from udaseg.study.load import load_params, load_study
@@ -36,6 +38,9 @@ UNMEASURED = {
     ("diga", "symmetry"),  # as in diga_warmup
     *(("memory_bank", name) for name in ("selectors", "bank_keep", "entropy")),  # a port of another task's method
 }
+
+
+FIELDS = fidelity_fields()
 
 
 def is_fidelity(annotation: Any) -> bool:
@@ -64,6 +69,16 @@ def test_the_list_has_exactly_the_fields_that_exist_at_their_defaults() -> None:
     assert {(field.owner, field.name): field.default for field in FIELDS} == existing
 
 
+def test_each_value_is_explained() -> None:
+    for field in FIELDS:
+        assert field.paper and field.released and field.paper != field.released, field
+
+
+def test_the_plan_tells_the_report() -> None:
+    spec = make_plan(load_params(ROOT / "params.yaml", "toytown")).report.spec
+    assert isinstance(spec, ReportSpec) and spec.fidelity == FIELDS
+
+
 def test_the_parameters_have_these_defaults() -> None:
     params = load_params(ROOT / "params.yaml", "toytown")
     assert params.network.aspp == "paper"
@@ -80,7 +95,7 @@ def test_the_sweep_study_has_rows_for_the_fields_that_matter() -> None:
     report = Report(
         **dict.fromkeys(Report.__dataclass_fields__) | {"runs": read_runs(spec.runs), "sweeps": spec.sweeps}
     )
-    found = {(field.owner, field.name): pairs for field, pairs in fidelity._pairs(report).items()}
+    found = fidelity._pairs(report, FIELDS)
     assert set(found) == {(field.owner, field.name) for field in FIELDS} - UNMEASURED
     assert {len(pairs) for pairs in found.values()} == {1}
     [lsr] = found["plca", "lsr"]
@@ -95,10 +110,10 @@ def test_the_sweep_study_has_rows_for_the_fields_that_matter() -> None:
 
 
 def with_points(report: Report, points: dict[int, dict[str, Any]]) -> Report:
-    """The report with other points at the sizes of its sweep of patches."""
+    """The report with other points at the sizes of its sweep of patches, and all fields."""
     names = {f"patch_size/patch_size={size}x{size}": point for size, point in points.items()}
     runs = [replace(run, point=names[run.recipe]) if run.recipe in names else run for run in report.runs]
-    return replace(report, runs=runs)
+    return replace(report, runs=runs, fidelity=FIELDS)
 
 
 PIXEL, PATCH = "main.knobs.pixel", "main.knobs.patch"
@@ -132,7 +147,7 @@ def test_effects_are_of_rows_that_differ_in_one_field_alone(swept: Path) -> None
     assert {key: len(rows) for key, rows in measured.items()} == {("pipa", "pixel"): 1, ("pipa", "patch"): 1}
     assert found["pipa", "pixel"][0][6] == "pipa, main"
     assert found["plca", "lsr"] == [
-        ["plca", "lsr", "released", "label smoothing", "draws the mean negative log-probability towards 10", DASH, DASH]
+        ["plca", "lsr", "released", "label smoothing", "pulls the mean negative log-probability towards 10", DASH, DASH]
     ]
 
     assert table is not None
@@ -145,6 +160,22 @@ def test_effects_are_of_rows_that_differ_in_one_field_alone(swept: Path) -> None
         2 * min(pixel["effect_p"], patch["effect_p"])
     )
     assert any("this study has no such rows" in note for note in table.notes)
+
+
+def test_a_record_that_does_not_name_the_fields_has_the_same_effects(swept: Path) -> None:
+    paper = {PIXEL: "paper", PATCH: "paper"}
+    points = {24: paper | {PIXEL: "released"}, 32: paper, 48: {PIXEL: "released", PATCH: "released"}}
+    report = with_points(read_report(swept), points)
+    named, unnamed = fidelity_table(report), fidelity_table(replace(report, fidelity=[]))
+    assert named is not None and unnamed is not None
+    columns = ["of", "field", "effect_mean", "effect_low", "effect_high", "effect_p_holm"]
+    measured = named.numbers.dropna(subset="effect_mean")[columns]
+    pd.testing.assert_frame_equal(
+        *(frame.sort_values("field", ignore_index=True) for frame in (measured, unnamed.numbers[columns]))
+    )
+    assert {tuple(row[2:5]) for row in unnamed.rows} == {(DASH, DASH, DASH)}
+    assert any("not say what the values do" in note for note in unnamed.notes)
+    assert not any("not say what the values do" in note for note in named.notes)
 
 
 def test_several_pairs_of_one_field_have_a_line_each(swept: Path) -> None:

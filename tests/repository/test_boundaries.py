@@ -55,17 +55,20 @@ class Rule:
 
 
 METHOD = (
-    *("udaseg.methods.base", "udaseg.methods.host", "udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"),
+    *("udaseg.methods.base", "udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding", "udaseg.types"),
     *BATCH,
 )
-# A plug-in knows the host that it stands on; the file that puts it on another host knows both.
+# A method knows no other, but for the host that it is plugged into and the stage that it shares knobs or parts with.
 STANDS_ON = {
-    "pipa": ("daformer",),
-    "dacs_pipa": ("dacs", "pipa"),
-    "cpsl": ("proda", "self_labelling"),
-    "dacs_cpsl": ("dacs", "self_labelling"),
-    "diga_warmup": ("translation",),
-    "diga": ("diga_warmup",),
+    "proda/distill": ("proda.proda",),
+    "diga/warmup": ("diga.translation",),
+    "diga/diga": ("diga.warmup",),
+    "self_training/daformer": ("self_training.dacs",),
+    "self_training/contrast": ("self_training.dacs", "self_training.contrast_terms"),
+    "self_training/pipa": ("self_training.daformer", "self_training.contrast"),
+    "self_training/dacs_pipa": ("self_training.dacs", "self_training.contrast"),
+    "self_training/cpsl": ("self_training.self_labelling", "proda.proda"),
+    "self_training/dacs_cpsl": ("self_training.dacs", "self_training.self_labelling"),
 }
 # The longest matching beginning of a file's path decides. Parts that are not here are held by the tests below only.
 RULES = {
@@ -79,11 +82,12 @@ RULES = {
         for name, others in STANDS_ON.items()
     },
     "udaseg/methods/base.py": Rule(
-        ("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"),
+        ("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding", "udaseg.types"),
         types=("udaseg.config", *BATCH),
         others=("torch", "pydantic", *PURE),
     ),
-    "udaseg/methods/__init__.py": Rule(("udaseg.methods",), others=PURE),
+    "udaseg/methods/knobs.py": Rule((), others=("re", "pydantic", *PURE)),
+    "udaseg/methods/__init__.py": Rule(("udaseg.errors",), types=("udaseg.methods.base",), others=("importlib", *PURE)),
 }
 
 

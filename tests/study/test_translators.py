@@ -59,7 +59,7 @@ def titles(made: Plan) -> dict[str, str]:
 
 class TestRoles:
     def spec(self, **changes: Any) -> MethodSpec:
-        return MethodSpec(name="mine", weights={"seg": 1.0}, views={"seg": frozenset({"source"})}, **changes)
+        return MethodSpec(name="mine", views={"seg": {"source"}}, **changes)
 
     def test_are_the_students_alone_unless_said_otherwise(self) -> None:
         assert self.spec().initial_roles(Knobs()) == ("student",)

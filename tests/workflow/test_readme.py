@@ -1,6 +1,10 @@
 """The README's walk-throughs are followed to the letter."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +12,12 @@ import pytest
 import yaml
 from support.project import ROOT, Project, load, tiny
 
+from udaseg.jobs.fingerprint import PACKAGE
 from udaseg.jobs.plan import make_plan
 from udaseg.study.overlay import overlay
 
 README = (ROOT / "README.md").read_text()
+FOR_ALL_METHODS = ("methods/test_knobs", "methods/test_lookup", "repository/test_boundaries")
 
 
 def blocks(first_line: str) -> list[str]:
@@ -26,17 +32,55 @@ def block(first_line: str) -> str:
     return blocks(first_line)[0]
 
 
+def section(title: str) -> str:
+    """The text below a heading of the README."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def add_method(package: Path) -> str:
+    """Do in a copy of the package what the README says; returns the study's text."""
+    file, line, study, _ = re.findall(r"```\w+\n(.*?)```", section("Your own method"), re.DOTALL)
+    place = re.fullmatch(r"# src/udaseg/(\S+)", file.splitlines()[0])
+    assert place is not None
+    (package / place[1]).write_text(file)
+    table = package / "methods" / "__init__.py"
+    above = table.read_text().splitlines(keepends=True)
+    last = max(number for number, text in enumerate(above) if text.startswith('        "'))
+    table.write_text("".join([*above[: last + 1], line, *above[last + 1 :]]))
+    return str(study)
+
+
+def python(folder: Path, *arguments: str) -> str:
+    """The output of Python with the package in `folder`/src."""
+    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
+    answer = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+def test_a_new_method_changes_no_other_runs_address(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "src" / "udaseg", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "from udaseg.methods import METHODS; from udaseg.jobs.build import training_code;"
+        "print(*(training_code(name) for name in METHODS), sep='\\n')"
+    )
+    before = python(tmp_path, "-c", code)
+    add_method(tmp_path / "src" / "udaseg")
+    after = python(tmp_path, "-c", code)
+    assert after.startswith(before) and len(after.splitlines()) == len(before.splitlines()) + 1
+
+
 @pytest.mark.slow
 def test_adding_a_method(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The README's words, and nothing else: the study runs, and the tests of methods pass in the copy."""
     project = Project.create(tmp_path_factory.mktemp("method"), tiny())
-    methods = project.folder / "src" / "udaseg" / "methods"
-    (methods / "entropy.py").write_text(block("# src/udaseg/methods/entropy.py"))
-    (line,) = re.findall(r'^    "entropy": Entropy,$', README, re.MULTILINE)
-    table = (methods / "__init__.py").read_text()
-    table = table.replace("METHODS: dict", "from udaseg.methods.entropy import Entropy\n\nMETHODS: dict", 1)
-    (methods / "__init__.py").write_text(table.replace("= {\n", f"= {{\n{line}\n", 1))
-    project.study(overlay(tiny(), yaml.safe_load(block("# workflow/studies/entropy.yaml"))))
+    study = add_method(project.folder / "src" / "udaseg")
+    project.study(overlay(tiny(), yaml.safe_load(study)))
 
+    assert "workflow/methods.yaml" in python(project.folder, "-m", "udaseg.cli.main", "knobs", "--write")
     status, output = project.snakemake()
 
     assert status == 0, output
@@ -44,6 +88,13 @@ def test_adding_a_method(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert "Entropy minimisation" in table and "Oracle" in table
     history = next(project.folder.glob("results/*/entropy/*/history.jsonl")).read_text()
     assert '"entropy"' in history and '"seg"' in history
+
+    for name in ("tests", "pyproject.toml"):
+        target = project.folder / name
+        shutil.copytree(ROOT / name, target) if (ROOT / name).is_dir() else shutil.copy(ROOT / name, target)
+    run = ("-m", "pytest", "-q", "-n", "0")
+    assert " passed" in python(project.folder, *run, "-k", "entropy", "tests/methods/test_contract.py")
+    python(project.folder, *run, *(f"tests/{name}.py" for name in FOR_ALL_METHODS))
 
 
 def labels(folder: Path, over: dict[str, Any]) -> str:

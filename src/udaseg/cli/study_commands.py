@@ -36,6 +36,24 @@ def plan(options: Namespace) -> None:
     print(f"{what}: {len(jobs)} jobs, {states.count('done')} done{kept}, {states.count('todo')} to do")
 
 
+def knobs(options: Namespace) -> None:
+    """Print the knobs and loss weights of methods, or write those of all methods to the file that lists them."""
+    from udaseg.methods import METHODS
+    from udaseg.study.method_defaults import FILE, HEADER, defaults_yaml
+    from udaseg.validation import suggestion
+
+    for name in options.methods:
+        if name not in METHODS:
+            raise UserError(f"there is no method '{name}'; {suggestion(name, list(METHODS))}")
+    if options.write and options.methods:
+        raise UserError(f"--write writes the knobs of all methods to {FILE}; name none")
+    if options.write:
+        write_text(FILE, HEADER + defaults_yaml())
+        print(FILE)
+    else:
+        print(defaults_yaml(options.methods or METHODS), end="")
+
+
 def keep(options: Namespace) -> None:
     """Copy to reports/reference what git keeps of a study: its finished jobs without weights, and its report."""
     from udaseg.archive.keep import keep_jobs, keep_report

@@ -38,7 +38,11 @@ class Rounds(Model):
     source: Growing
     """`train.source.portion` of each round."""
     growth: Fidelity
-    """paper: grow up to `most`. released: add a step while the share is less than `most`, and so overshoot (CBST)."""
+    """Growth of the shares from round to round, up to `most` (CBST).
+
+    paper: shares grow up to the largest
+    released: a step is added while they are below it
+    """
     lr_factor: Annotated[float, Field(gt=0)]
     """Factor on the learning rate from one round to the next (CBST's release 1/sqrt(2), CRST's 1)."""
 

@@ -18,7 +18,11 @@ class Network(Model):
     head: Literal["aspp", "squeeze_excite"]
     """aspp: DeepLabv2's classifier. squeeze_excite: ProDA's, CPSL's and DiGA's, with an embedding before the logits."""
     aspp: Fidelity
-    """Branches of an aspp head. paper: four dilated ones. released: two, as AdaptSegNet's code returns too early."""
+    """Branches of an aspp head. AdaptSegNet's code returns too early and leaves out two of them.
+
+    paper: four dilated branches in the head
+    released: two: a return stands inside the loop
+    """
     feature_norm: bool
     """Put a BatchNorm before the head, for a backbone trained without labels (ProDA's `bn_clr`)."""
     norm: Literal["train", "affine_frozen", "eval"]
@@ -93,8 +97,11 @@ class LabelledTarget(Model):
     finish: Annotated[int, Field(ge=0)]
     """Batches at the end of the run that hold target images only (released: 100 of 150 000)."""
     order: Fidelity
-    """paper: batches alternate, target first. released: all are of the target, except the odd ones of the last
-    `finish`."""
+    """Batches of labelled target images before the last `finish` ones; the other batches are of the source.
+
+    paper: every other batch is of the labelled target
+    released: all are, but the odd ones among the last few
+    """
 
 
 class SourceView(View):

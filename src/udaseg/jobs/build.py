@@ -12,6 +12,7 @@ from udaseg.config.training import Exactness
 from udaseg.data.datasets.base import DatasetParams
 from udaseg.data.sets.pseudo_labels import WITH_PROTOTYPES
 from udaseg.errors import UserError
+from udaseg.jobs.fidelity import fidelity_fields
 from udaseg.jobs.job import Job, Plan, code_of
 from udaseg.jobs.names import run_name
 from udaseg.runs.files import sha256
@@ -266,6 +267,7 @@ def report_job(
         sweeps=sweeps,
         skipped=skipped,
         claims=params.claims,
+        fidelity=fidelity_fields(),
         translations=translations,
         data={"source": source.folder, "target": target.folder},
         code="",

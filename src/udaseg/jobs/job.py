@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from udaseg.jobs.fingerprint import fingerprint
+from udaseg.methods import METHODS
 from udaseg.runs.files import read_yaml, write_yaml
 from udaseg.runs.kinds import KINDS
-from udaseg.runs.spec import ReportSpec, Spec, digest
+from udaseg.runs.spec import ReportSpec, Spec, TrainSpec, digest
 
 STATE = Path("state")
 
@@ -73,7 +74,8 @@ class Plan:
 
 def code_of(spec: Spec) -> str:
     """Fingerprint of the code that decides the result of a spec's job."""
-    return fingerprint(*(module.format(spec=spec) for module in KINDS[spec.kind].code))
+    method = METHODS.module(spec.method) if isinstance(spec, TrainSpec) else ""
+    return fingerprint(*(module.format(spec=spec, method=method) for module in KINDS[spec.kind].code))
 
 
 def write_specs(plan: Plan) -> None:

@@ -2,19 +2,20 @@
 
 Tsai et al., "Learning to Adapt Structured Output Space for Semantic Segmentation", CVPR 2018, arXiv 1802.10349.
 
-Loss of the segmenter: L_seg + w_aux L_seg_aux + w_adv L_adv + w_adv_aux L_adv_aux, where L_adv asks a discriminator to
-take the softmax maps of target images for those of source images (eq. 4). Discriminators: the mean of the domain losses
-on source and target maps (eq. 1). The maps are those from before the segmenter's update, and all are stepped together.
+Loss of the segmenter: L_seg + w_aux L_seg_aux + w_adv L_adv + w_adv_aux L_adv_aux. L_adv is small when the
+discriminator takes the softmax maps of target images for those of source images (eq. 4). Loss of the discriminators:
+the mean of the domain losses on source and target maps (eq. 1). They see the maps from before the segmenter's update,
+and all networks are stepped together.
 
 Differences from the paper
-- The discriminator ends at 1/32 of the image, as released; the paper's text describes an upsampling layer.
+- The discriminator's output is at 1/32 of the image size, as released; the paper's text describes an upsampling layer.
 - SGD without Nesterov momentum, as released.
-- Labels are source 0, target 1, as released; the paper writes them the other way round, which changes nothing.
+- The domain labels are 0 for source and 1 for target, as released; the paper swaps them, which makes no difference.
 Differences from the released code
-- All labels of a batch ignored: a loss of 0 where the release gives NaN.
-- One discriminator term serves both levels; it is off where both adversarial weights are 0.
-ProDA's warm-up is this method with one level, `gan: least_squares`, `discriminator: proda` and the weights adv 0.01 and
-disc 2 (its release does not halve the discriminator's losses).
+- If all labels of a batch are ignored, the loss is 0; the release gives NaN.
+- One discriminator term serves both levels. It is off if both adversarial weights are 0.
+ProDA's warm-up is this method with one level, `gan: least_squares`, `discriminator: proda` and the loss weights adv
+0.01 and disc 2 (its release does not halve the discriminator's losses).
 """
 
 from collections.abc import Generator
@@ -26,33 +27,68 @@ from torch import nn
 from torch.optim import Optimizer
 
 from udaseg.data.batches.streams import Batch
-from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
+from udaseg.methods.base import (
+    Context,
+    Knobs,
+    Method,
+    MethodSpec,
+    OptimizerFactory,
+    Step,
+    Supervised,
+    Terms,
+    supervised,
+)
 from udaseg.nets.discriminators import PatchDiscriminator, ProdaDiscriminator
 from udaseg.ops.adversarial import adversarial_loss, discriminator_losses
+from udaseg.types import Positive
 
 DISCRIMINATORS = {"adaptsegnet": PatchDiscriminator, "proda": ProdaDiscriminator}
 
 
 class Config(Knobs):
-    levels: Literal[1, 2] = 1  # 2: also at the stage before the last (the authors advise 1 since PyTorch 0.4)
-    gan: Literal["vanilla", "least_squares"] = "vanilla"  # least_squares goes with an adversarial weight of 0.01
-    discriminator: Literal["adaptsegnet", "proda"] = "adaptsegnet"  # proda: 3x3 instead of 4x4 convolutions, last 1x1
-    width: Annotated[int, Field(ge=1)] = 64  # channels of the discriminator's first layer (paper 64)
-    layers: Annotated[int, Field(ge=2, le=5)] = 5  # of the discriminator, each (proda: but the last) of stride 2
-    discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4  # Adam, with the segmenter's schedule (paper 1e-4)
+    levels: Literal[1, 2] = 1
+    """Levels of alignment: 2 adds a head at the stage before the last. The authors advise 1 since PyTorch 0.4."""
+
+    gan: Literal["vanilla", "least_squares"] = "vanilla"
+    """Adversarial loss. Paper vanilla; least_squares goes with the loss weight adv 0.01 (released)."""
+
+    discriminator: Literal["adaptsegnet", "proda"] = "adaptsegnet"
+    """Architecture of the discriminator: 4x4 convolutions, or ProDA's 3x3 ones with a last 1x1 (both released)."""
+
+    width: Positive = 64
+    """Channels of the discriminator's first layer. Paper and released 64."""
+
+    layers: Annotated[int, Field(ge=2, le=5)] = 5
+    """Layers of the discriminator, each of stride 2 (proda: all but the last). Paper and released 5."""
+
+    discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the discriminators' Adam, which follows the segmenter's schedule. Paper and released 1e-4."""
+
+
+class Weights(Supervised):
+    seg_aux: float = 0.1
+    """Cross-entropy of the auxiliary head, with two levels. Paper and released 0.1."""
+
+    adv: float = 1e-3
+    """Adversarial loss of the final head. Paper 1e-3; since PyTorch 0.4 the README gives 5e-4 for two levels."""
+
+    adv_aux: float = 2e-4
+    """Adversarial loss of the auxiliary head, with two levels. Paper 2e-4; since PyTorch 0.4 the README gives 5e-5."""
+
+    disc: float = 1.0
+    """Domain losses of the discriminators. Paper and released 1; ProDA's warm-up 2."""
 
 
 SPEC: MethodSpec = MethodSpec(
     name="adaptsegnet",
     Config=Config,
-    # Paper's weights; the README gives adv 5e-4 and adv_aux 5e-5 for two levels since PyTorch 0.4.
-    weights={"seg": 1.0, "seg_aux": 0.1, "adv": 1e-3, "adv_aux": 2e-4, "disc": 1.0},
+    Weights=Weights,
     views={
-        "seg": frozenset({"source"}),
-        "seg_aux": frozenset({"source"}),
-        "adv": frozenset({"target"}),
-        "adv_aux": frozenset({"target"}),
-        "disc": frozenset({"source", "target"}),
+        "seg": {"source"},
+        "seg_aux": {"source"},
+        "adv": {"target"},
+        "adv_aux": {"target"},
+        "disc": {"source", "target"},
     },
     terms=lambda knobs: ["seg", "adv", "disc"] if knobs.levels == 1 else SPEC.weights,
     requires={"disc": ("adv", "adv_aux")},

@@ -1,6 +1,6 @@
-"""What a method is: a SPEC that the plan reads, and a module that yields named loss terms, which the engine runs."""
+"""What a method is: a SPEC that the plan reads, and a module that yields the named loss terms of a training step."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -22,36 +22,90 @@ if TYPE_CHECKING:
 Terms = dict[str, Tensor]
 
 
-class Knobs(BaseModel):
-    """Base of a method's knobs: strict, unknown names refused. Each field says its meaning and the paper's value."""
+class Described(BaseModel):
+    """A strict model, each field of which has a string under it: meaning and unit, the paper's value, its source.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    The first sentence is what lists of the fields show. A field that is `paper` or `released` says what each of the two
+    does in lines of its own, `paper: ...` and `released: ...`. A subclass that changes a default keeps the description.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
+        bases = [base for base in cls.__mro__[1:] if issubclass(base, Described)]
+        for name, info in cls.model_fields.items():
+            inherited = (base.model_fields[name].description for base in bases if name in base.model_fields)
+            info.description = info.description or next(inherited, None)
+
+
+class Knobs(Described):
+    """Base of a method's knobs."""
+
+
+class LossWeights(Described):
+    """Base of a method's loss terms, each with its default weight. The weight 0 turns a term off, with all it costs."""
+
+
+class Supervised(LossWeights):
+    """The loss terms of a method that learns from labelled images."""
+
+    seg: float = 1.0
+    """Cross-entropy of the labelled images."""
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What the plan and the engine know of a method without running it."""
+    """What the plan and the engine know of a method without running it.
+
+    Fields that are functions are called with the knobs, and where two arguments are given, with the weights of the
+    active terms.
+    """
 
     name: str
-    weights: Mapping[str, float]  # every loss term with its default weight; 0 turns a term off, with all it costs
-    views: Mapping[str, frozenset[str]] | Callable[[Any], Mapping[str, frozenset[str]]]
-    """Term -> views of the batch that it needs, see `data.streams`; or a function from the knobs to that."""
+    views: Mapping[str, Set[str]] | Callable[[Any], Mapping[str, Set[str]]]
+    """Term -> the views of the batch that it needs, see `data.batches.streams`."""
+
     Config: type[Knobs] = Knobs
-    terms: Callable[[Any], Iterable[str]] | None = None  # knobs -> terms that exist with them; None: all
-    requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # a term that serves others only
+    """The knobs with their defaults."""
+
+    Weights: type[LossWeights] = Supervised
+    """The loss terms with their default weights."""
+
+    terms: Callable[[Any], Iterable[str]] | None = None
+    """The terms that exist with these knobs. None: all of them, whatever the knobs."""
+
+    requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Term -> the terms that it serves; it is off where all of these are."""
+
     idle: Callable[[Any, Mapping[str, float]], Mapping[str, str]] = lambda knobs, weights: {}
-    """(knobs, weights) -> prefix of parameters that by design get no gradient: the reason."""
+    """Prefix of the parameters that get no gradient by design -> the reason."""
+
     consumes: Callable[[Any, Mapping[str, float]], Iterable[str]] = lambda knobs, weights: ()
-    """(knobs, active weights) -> names of the tensors that it needs from the job that made its pseudo-labels."""
-    always: tuple[str, ...] = ("seg",)  # terms that cannot be turned off: without them nothing is learnt
-    labelled: Literal["source", "target"] = "source"  # the domain whose labels the source stream carries
+    """Names of the tensors that the method needs from the job that made its pseudo-labels."""
+
+    always: tuple[str, ...] = ("seg",)
+    """Terms that cannot be turned off, because nothing is learnt without them."""
+
+    labelled: Literal["source", "target"] = "source"
+    """The domain whose images and labels the source stream carries."""
+
     roles: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ("student",)
-    """Networks with initial weights of their own; or a function from the knobs to them."""
-    predicts: Literal["labels", "images"] = "labels"  # images: a translator, which is not scored
+    """Names of the networks that start from weights of their own."""
+
+    predicts: Literal["labels", "images"] = "labels"
+    """What the predictor returns. Images: it is a translator, which is not scored."""
+
     translates: Callable[[Any], bool] = lambda knobs: False
-    """(knobs) -> whether it trains on images of the translator that the knob `translator` names."""
+    """Whether the method trains on images of the translator that the knob `translator` names."""
+
     qualifier: Callable[[Any], str] = lambda knobs: ""
-    """(knobs) -> what every report must add to a recipe's title, because without it the name says too much."""
+    """What every report must add to a recipe's title, because the method's name alone would claim too much."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Every loss term with its default weight."""
+        return {name: info.default for name, info in self.Weights.model_fields.items()}
 
     def initial_roles(self, knobs: Any) -> tuple[str, ...]:
         """Names of the networks that start from weights of their own with these knobs."""
@@ -63,7 +117,7 @@ class MethodSpec:
         return [name for name in self.weights if name in names]
 
     def active(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """Terms with a weight other than 0, without those that only serve terms that are off."""
+        """The terms with a weight other than 0, without those that only serve terms that are off."""
         on = {name: weight for name, weight in weights.items() if weight != 0}
         return {name: weight for name, weight in on.items() if self._served(name, on)}
 
@@ -76,20 +130,24 @@ class MethodSpec:
     def _served(self, name: str, on: Mapping[str, float]) -> bool:
         return name not in self.requires or any(other in on for other in self.requires[name])
 
+    def needs(self, knobs: Any) -> Mapping[str, Set[str]]:
+        """The views of each term, with these knobs."""
+        return self.views(knobs) if callable(self.views) else self.views
+
     def streams(self, knobs: Any, weights: Mapping[str, float]) -> list[str]:
         """Views that a batch must hold for the active terms, sorted."""
-        views = self.views(knobs) if callable(self.views) else self.views
+        views = self.needs(knobs)
         return sorted(set().union(*(views[name] for name in self.active(weights))))
 
 
 class OptimizerFactory(Protocol):
-    """Makes optimisers by the run's `optim` settings; the engine owns their schedules."""
+    """Makes optimizers by the run's `optim` settings. The engine owns their schedules."""
 
     def network(self, net: SegmentationNet) -> torch.optim.Optimizer:
-        """Optimiser of a segmentation network: backbone at the base rate, heads at `head_lr_factor` times it."""
+        """The optimizer of a segmentation network: backbone at the base rate, heads at `head_lr_factor` times it."""
 
     def module(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Optimiser of what a method has beside its network (projections, selectors): at the rate of the heads."""
+        """The optimizer of modules beside the network, such as projections: at the rate of the heads."""
 
     def adam(self, module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.Optimizer:
         """Adam, by default with the betas with which the papers train discriminators."""
@@ -155,9 +213,9 @@ class Step:
 
 
 class Method(nn.Module):
-    """Everything stateful is a parameter, a submodule or a persistent buffer, so that checkpoints are whole.
+    """A module whose whole state is in parameters, submodules and persistent buffers, so that checkpoints are whole.
 
-    What most methods share stands here: one network, which is trained, evaluated and handed to later stages.
+    By default it has one network, which is trained, evaluated and handed to later stages.
     """
 
     SPEC: MethodSpec
@@ -181,7 +239,7 @@ class Method(nn.Module):
         """
 
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:
-        """Named optimisers over disjoint parameters."""
+        """Named optimizers over disjoint parameters."""
         return {"network": optim.network(self.net)}
 
     def predictor(self) -> nn.Module:
@@ -192,3 +250,19 @@ class Method(nn.Module):
 def supervised(logits: Tensor, labelled: "Labelled") -> Tensor:
     """Mean cross-entropy over the labelled pixels of `logits` (B, C, h, w), resized to the labels (B, H, W)."""
     return cross_entropy(resize(logits, labelled.label.shape[-2:]), labelled.label)
+
+
+def require_equal_crops(batch: "Batch", why: str, sizes: bool = True) -> None:
+    """UserError unless source and target have equally many crops, of equal size where `sizes`; `why` says what for."""
+    source, target = batch.source.image, batch.target.image
+    if source.shape != target.shape if sizes else len(source) != len(target):
+        keys = "`batch` and `crop`" if sizes else "`batch`"
+        raise UserError(
+            f"train.source and train.target: {why}, so {keys} of both must be equal; found {_crops(source)} and "
+            f"{_crops(target)}"
+        )
+
+
+def _crops(images: Tensor) -> str:
+    """`6 of 96 x 192` for images (B, 3, H, W); `none` for a stream that the batch lacks."""
+    return f"{len(images)} of {images.shape[-2]} x {images.shape[-1]}" if images.numel() else "none"

@@ -1,51 +1,66 @@
-"""CBST and CRST: one round of class-balanced self-training, that is fine-tuning on pseudo-labels of the round before.
+"""CBST and CRST: one round of class-balanced self-training, which fine-tunes on pseudo-labels of the previous round.
 
 Zou et al., "Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training", ECCV 2018,
 arXiv 1810.07911, and "Confidence Regularized Self-Training", ICCV 2019, arXiv 1908.09822 (CRST).
 
-Loss: cross-entropy with the source's labels and the target's pseudo-labels, the mean over all labelled pixels of the
-batch; seg and pseudo are what source and target add to it. CRST regularises it: by soft labels (LRENT, `soft`), or by
-kld (MRKLD), which holds the predictions at pseudo-labelled pixels off certainty.
+Loss: cross-entropy with the source's labels and the target's pseudo-labels, as one mean over all labelled pixels of the
+batch; `seg` and `pseudo` are the parts that source and target contribute. CRST regularises it in one of two ways: by
+soft labels (LRENT, `soft`), or by `kld` (MRKLD), which keeps predictions at pseudo-labelled pixels away from certainty.
 
-The network starts from the round before, whose label job makes the pseudo-labels. How many of them, the source subset,
-the crops at rare classes and the growing shares are settings of `labels`, `train` and `rounds`; the papers fine-tune
-with `network.norm: eval`.
+The network starts from the previous round, whose label job makes the pseudo-labels. The number of pseudo-labels, the
+source subset, the crops at rare classes and the growing shares are settings of `labels`, `train` and `rounds`. The
+papers fine-tune with `network.norm: eval`.
 
 Differences from the paper
 - A pixel whose confidence equals its class's threshold is selected, as released.
-- kld is a mean over the pseudo-labelled pixels alone, as released; only the cross-entropy is pooled.
+- `kld` is a mean over the pseudo-labelled pixels only, as released; the cross-entropy is pooled over both domains.
 - No spatial priors (CBST-SP).
 Differences from the released code
-- A batch has fixed shares of both domains; the release draws from the chosen images of both, shuffled together.
+- A batch has fixed shares of both domains; the release shuffles the chosen images of both domains together.
 - All target images take part; the release lists 505 of Cityscapes' 2975.
-- kld's weight counts once; the release multiplies by it twice (`kld_weight: released`).
-- Soft labels are at a quarter of the resolution; a cell of them counts as the pixels that it covers.
-- Nothing labelled in a batch: a loss of 0 where the release gives NaN.
+- The loss weight of `kld` is applied once; the release applies it twice (`kld_weight: released`).
+- Soft labels are at a quarter of the resolution; each cell counts as the pixels that it covers.
+- If nothing is labelled in a batch, the loss is 0; the release gives NaN.
 """
 
-from collections.abc import Generator, Mapping
-from typing import Literal
+from collections.abc import Generator, Mapping, Set
 
 from udaseg.data.batches.streams import Batch
-from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
+from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Supervised, Terms, supervised
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
 from udaseg.ops.regularisation import has_label, kld_regulariser, pooled, soft_cross_entropy
+from udaseg.types import Fidelity
 
 
 class Config(Knobs):
-    soft: bool = False  # LRENT: soft labels (rule entropy) in the place of hard ones (rule class_balanced)
-    kld_weight: Literal["paper", "released"] = "paper"  # released: the weight of kld is applied twice, 0.1 is 0.01
+    soft: bool = False
+    """Learn from soft labels (CRST's LRENT, label rule entropy) instead of hard ones (rule class_balanced)."""
+
+    kld_weight: Fidelity = "paper"
+    """How often the loss weight of MRKLD is applied.
+
+    paper: the weight of MRKLD is applied once
+    released: twice, so that 0.1 acts as 0.01
+    """
 
 
-def _views(knobs: Config) -> Mapping[str, frozenset[str]]:
-    target = frozenset({"target", "target.soft" if knobs.soft else "target.pseudo"})
-    return {"seg": frozenset({"source"}), "pseudo": target, "kld": target}
+class Weights(Supervised):
+    pseudo: float = 1.0
+    """Cross-entropy of pseudo-labelled target pixels, pooled with that of the source. Papers 1."""
+
+    kld: float = 0.0
+    """CRST's MRKLD, the divergence of predictions from uniform ones. CRST's release 0.1."""
+
+
+def _views(knobs: Config) -> Mapping[str, Set[str]]:
+    target = {"target", "target.soft" if knobs.soft else "target.pseudo"}
+    return {"seg": {"source"}, "pseudo": target, "kld": target}
 
 
 SPEC = MethodSpec(
     name="cbst",
     Config=Config,
-    weights={"seg": 1.0, "pseudo": 1.0, "kld": 0.0},  # CRST's MRKLD: kld 0.1
+    Weights=Weights,
     views=_views,
     requires={"kld": ("pseudo",)},
 )

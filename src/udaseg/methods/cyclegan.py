@@ -1,29 +1,32 @@
-"""CycleGAN: a translator that gives source images the target's look, trained without pairs. It labels nothing.
+"""CycleGAN: a translator, trained without pairs, that gives source images the target's look. It predicts no labels.
 
 Zhu, Park, Isola & Efros, "Unpaired Image-to-Image Translation Using Cycle-Consistent Adversarial Networks", ICCV 2017,
-arXiv 1703.10593; with a term that keeps the boundaries of the source's label map, as DiGA's translator has one (Shen
-et al., CVPR 2023).
+arXiv 1703.10593. A further term keeps the boundaries of the source's label map, as in DiGA's translator (Shen et al.,
+CVPR 2023).
 
 Loss of the generators G (source to target) and F (back): L_adv + w_cycle L_cycle + w_identity L_identity + w_edge
-L_edge. L_adv: each critic is to take a translated image for a real one of its domain (squared distance). L_cycle: L1 of
-F(G(s)) to s and of G(F(t)) to t. L_identity: L1 of G(t) to t and of F(s) to s, so that what has the look already stays.
-L_edge: see `ops.edges`. Critics: half the squared distances of real images to 1 and of translated ones to 0. All are
-stepped together, the critics on the translations from before the generators' step.
+L_edge. L_adv is small when each critic takes a translated image for a real one of its domain (squared distance).
+L_cycle: L1 distance of F(G(s)) to s and of G(F(t)) to t. L_identity: L1 distance of G(t) to t and of F(s) to s, so that
+an image that already has the look is not changed. L_edge: see `ops.edges`. Loss of the critics: half the squared
+distances of real images to 1 and of translated ones to 0. All networks are stepped together, the critics on the
+translations from before the generators' step.
 
-The predictor is G: a later stage takes this one as its `translator` (DiGA).
+The predictor is G. A later stage of DiGA takes it as its `translator`.
 
 Differences from the paper
-- The critics see the translations of the step only; the paper shows them a history of 50 as well.
-- A generator changes the logits of the colours it is given and starts as the identity (`nets.translator`); it ends in
-  enlargements with convolutions instead of transposed ones, pads zeros, and has 3x3 convolutions at both ends.
-- Three layers without normalisation in the critics, each patch 22 pixels wide (paper five, 70 pixels): colours and
-  textures are what is to be carried over.
-- Rates follow the run's schedule; the paper's stay for the first half and fall linearly in the second.
-Differences from DiGA's release (its own translator of two encoders and two decoders)
-- One generator for each direction; no perceptual term of a VGG network, which would need its weights. The release's
+- The critics see only the translations of the current step; the paper also shows them a history of 50.
+- A generator changes the logits of the input's colours and starts as the identity (`nets.translator`). It upsamples by
+  interpolation and convolution instead of transposed convolutions, pads with zeros, and has 3x3 convolutions at both
+  ends.
+- The critics have three layers without normalisation and patches of 22 pixels (paper: five layers, 70 pixels), since
+  colours and textures are what has to be transferred.
+- The learning rates follow the run's schedule; the paper's are constant in the first half and fall linearly in the
+  second.
+Differences from DiGA's release (its own translator, with two encoders and two decoders)
+- One generator for each direction, and no perceptual term, which would need a VGG network's weights. The release's
   self-reconstruction (weight 0.001) is for its shared encoders; L_identity takes its place.
-- One critic scale of the three; adversarial weight 1 (released 0.5).
-- L_edge compares how brightness changes at boundaries, in place of the colours there, so that these may change.
+- One critic scale instead of three; adversarial weight 1 (released 0.5).
+- L_edge compares the change of brightness at boundaries instead of the colours there, so that colours may change.
 """
 
 from collections.abc import Generator
@@ -35,30 +38,56 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from udaseg.data.batches.streams import Batch
-from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms
+from udaseg.methods.base import Context, Knobs, LossWeights, Method, MethodSpec, OptimizerFactory, Step, Terms
 from udaseg.nets.discriminators import PatchDiscriminator
 from udaseg.nets.translator import Generator as ImageGenerator
 from udaseg.ops.adversarial import SOURCE, TARGET, domain_accuracy, domain_loss, frozen
 from udaseg.ops.edges import edge_loss
+from udaseg.types import Positive
 
-BETAS = (0.5, 0.999)  # of Adam (paper's release, and DiGA's)
+BETAS = (0.5, 0.999)  # Adam's, as in the paper's and DiGA's release
 
 
 class Config(Knobs):
-    width: Annotated[int, Field(ge=1)] = 64  # channels of a generator at full size (paper 64)
-    blocks: Annotated[int, Field(ge=0)] = 6  # its residual blocks (paper 6 for crops of 128 pixels, 9 from 256 on)
-    generator_lr: Annotated[float, Field(gt=0)] = 2e-4  # Adam (paper 2e-4, DiGA's release 1e-4)
-    critic_width: Annotated[int, Field(ge=1)] = 64  # channels of a critic's first layer (paper 64)
-    critic_lr: Annotated[float, Field(gt=0)] = 2e-4  # Adam (paper 2e-4, DiGA's release 1e-4)
+    width: Positive = 64
+    """Channels of a generator at full resolution. Paper 64."""
+
+    blocks: Annotated[int, Field(ge=0)] = 6
+    """Residual blocks of a generator. Paper 6 for crops of 128 pixels, 9 from 256 on."""
+
+    generator_lr: Annotated[float, Field(gt=0)] = 2e-4
+    """Learning rate of the generators' Adam. Paper 2e-4, DiGA's release 1e-4."""
+
+    critic_width: Positive = 64
+    """Channels of a critic's first layer. Paper 64."""
+
+    critic_lr: Annotated[float, Field(gt=0)] = 2e-4
+    """Learning rate of the critics' Adam. Paper 2e-4, DiGA's release 1e-4."""
 
 
-BOTH = frozenset({"source", "target"})
+class Weights(LossWeights):
+    adv: float = 1.0
+    """Adversarial loss of the generators. Paper 1, DiGA's release 0.5."""
+
+    cycle: float = 10.0
+    """Cycle consistency, as an L1 distance. Paper 10, for images in [-1, 1]; ours, in [0, 1], differ half as much."""
+
+    identity: float = 5.0
+    """L1 distance of an image from its translation to its own domain. Paper 5 (half of cycle)."""
+
+    edge: float = 20.0
+    """Preserved brightness changes at boundaries of the source's label map. DiGA's release 20."""
+
+    critic: float = 1.0
+    """Adversarial loss of the critics. Paper 1."""
+
+
+BOTH = {"source", "target"}
 SPEC = MethodSpec(
     name="cyclegan",
     Config=Config,
-    # Paper's, of images in [-1, 1], which ours are half as far apart; edge as in DiGA's release.
-    weights={"adv": 1.0, "cycle": 10.0, "identity": 5.0, "edge": 20.0, "critic": 1.0},
-    views={"adv": BOTH, "cycle": BOTH, "identity": BOTH, "edge": frozenset({"source"}), "critic": BOTH},
+    Weights=Weights,
+    views={"adv": BOTH, "cycle": BOTH, "identity": BOTH, "edge": {"source"}, "critic": BOTH},
     always=("adv", "cycle", "critic"),
     roles=(),
     predicts="images",
@@ -73,7 +102,7 @@ class CycleGAN(Method):
         self.knobs: Config = context.knobs
         self.generators = nn.ModuleDict()
         self.critics = nn.ModuleDict()
-        for index, domain in enumerate(("target", "source")):  # that a generator leads to, and a critic knows
+        for index, domain in enumerate(("target", "source")):  # into which a generator translates, and a critic judges
             self.generators[domain] = context.build(
                 lambda: ImageGenerator(self.knobs.width, self.knobs.blocks), "translator", index
             )
@@ -105,12 +134,12 @@ class CycleGAN(Method):
         }
 
     def _judge(self, domain: str, images: Tensor) -> Tensor:
-        """What a domain's critic says of images (B, 3, H, W) in [0, 1]: near 0 source, near 1 target; (B, 1, h, w)."""
+        """A critic's verdict (B, 1, h, w) on images (B, 3, H, W) in [0, 1]: near 0 for source, near 1 for target."""
         found: Tensor = self.critics[domain](2 * images - 1)
         return found
 
     def _critic_loss(self, domain: str, as_source: Tensor, as_target: Tensor, step: Step) -> Tensor:
-        """Loss of a domain's critic, to which the one images are to look like the source's, the others the target's."""
+        """Loss of a domain's critic, which should take `as_source` for source and `as_target` for target images."""
         logits_source, logits_target = self._judge(domain, as_source), self._judge(domain, as_target)
         step.log(f"domain_accuracy_{domain}", domain_accuracy(logits_source, logits_target, threshold=0.5))
         losses = domain_loss(logits_source, SOURCE, "least_squares") + domain_loss(

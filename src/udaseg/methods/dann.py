@@ -2,15 +2,16 @@
 
 Ganin & Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015; Ganin et al., JMLR 2016.
 
-Loss: L_seg + L_domain, with L_domain the mean negative log-likelihood of the domain at every feature location, source
-and target averaged apart. The classifier minimises it; between it and the network the gradient is multiplied by
--reversal * lambda_p, where lambda_p = 2 / (1 + exp(-gamma p)) - 1 and p is the share of the training that is done.
+Loss: L_seg + L_domain. L_domain is the mean negative log-likelihood of the domain over all feature locations; source
+and target are averaged separately. The classifier minimises it. Between classifier and network the gradient is
+multiplied by -reversal * lambda_p, where lambda_p = 2 / (1 + exp(-gamma p)) - 1 and p is the finished share of the
+training.
 
 Differences from the paper
-- The paper classifies whole images; for segmentation the classifier looks at every location of a feature map. There is
-  no official segmentation code: where it is attached and how strongly it pushes is our definition.
-- `reversal` scales only what reaches the network, never the classifier's own gradient.
-- The classifier is trained by Adam, as AdaptSegNet's discriminators are, not by the network's SGD.
+- The paper classifies whole images. For segmentation the classifier looks at every location of a feature map. There is
+  no official segmentation code, so the place of the classifier and the strength of its gradient are our definition.
+- `reversal` scales only the gradient that reaches the network, never the classifier's own.
+- The classifier is trained by Adam, like AdaptSegNet's discriminators, not by the network's SGD.
 """
 
 from collections.abc import Generator
@@ -21,26 +22,55 @@ from torch import nn
 from torch.optim import Optimizer
 
 from udaseg.data.batches.streams import Batch
-from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
+from udaseg.methods.base import (
+    Context,
+    Knobs,
+    Method,
+    MethodSpec,
+    OptimizerFactory,
+    Step,
+    Supervised,
+    Terms,
+    supervised,
+)
 from udaseg.nets.discriminators import PatchDiscriminator, PixelClassifier
 from udaseg.ops.adversarial import SOURCE, TARGET, domain_accuracy, domain_loss, reversal_strength, reverse_gradient
+from udaseg.types import Positive
 
 
 class Config(Knobs):
-    feature: Literal["layer3", "layer4"] = "layer4"  # which map is aligned; layer4 is the one before the classifier
-    classifier: Literal["pixel", "patch"] = "pixel"  # 1x1 convolutions, or three 4x4 convolutions of stride 2
-    hidden: Annotated[int, Field(ge=1)] = 1024  # channels of the pixel classifier (paper 1024)
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # in the pixel classifier (common implementations 0.5)
-    gamma: Annotated[float, Field(gt=0)] = 10.0  # steepness of lambda_p (paper 10)
-    reversal: Annotated[float, Field(ge=0)] = 0.01  # factor on lambda_p (paper 1, for whole images; ours 0.001 to 0.01)
-    classifier_lr: Annotated[float, Field(gt=0)] = 1e-4  # as AdaptSegNet's discriminators
+    feature: Literal["layer3", "layer4"] = "layer4"
+    """Feature map that is aligned: layer4 is the last one before the segmentation head. Our definition."""
+
+    classifier: Literal["pixel", "patch"] = "pixel"
+    """Domain classifier: 1x1 convolutions (pixel), or three 4x4 convolutions of stride 2 (patch). Our definition."""
+
+    hidden: Positive = 1024
+    """Channels of the hidden layers of the pixel classifier. Paper 1024."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Dropout probability in the pixel classifier. Common implementations 0.5."""
+
+    gamma: Annotated[float, Field(gt=0)] = 10.0
+    """Steepness of the schedule lambda_p. Paper 10."""
+
+    reversal: Annotated[float, Field(ge=0)] = 0.01
+    """Factor on lambda_p for the gradient that reaches the network. Paper 1, for whole images; ours 0.001 to 0.01."""
+
+    classifier_lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of the classifier's Adam, before the run's schedule. Ours, as for AdaptSegNet's discriminators."""
+
+
+class Weights(Supervised):
+    domain: float = 1.0
+    """Domain classification, which the network is trained against through the reversed gradient. Paper 1."""
 
 
 SPEC = MethodSpec(
     name="dann",
     Config=Config,
-    weights={"seg": 1.0, "domain": 1.0},
-    views={"seg": frozenset({"source"}), "domain": frozenset({"source", "target"})},
+    Weights=Weights,
+    views={"seg": {"source"}, "domain": {"source", "target"}},
     idle=lambda knobs, weights: {} if "domain" in weights else {"classifier.": "the domain term is off"},
 )
 

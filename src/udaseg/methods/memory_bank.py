@@ -1,32 +1,33 @@
-"""Class-wise memory bank: what a mean teacher labels is drawn to the bank of vectors of labelled pixels of its class.
+"""Class-wise memory bank: pixels are drawn to stored vectors of labelled pixels of the same class.
 
 Alonso, Sabater, Ferstl, Montesano & Murillo, "Semi-Supervised Semantic Segmentation with Pixel-Level Contrastive
 Learning from a Class-wise Memory Bank", ICCV 2021, arXiv 2104.13415. The paper is semi-supervised: its domain
-adaptation has some labelled target images beside the labelled source (here: train.source.labelled_target). Without
-them this is a port to unsupervised adaptation, which the paper does not have: all labelled images are the source's.
+adaptation has some labelled target images besides the labelled source (here: train.source.labelled_target). Without
+them, this is a port to unsupervised adaptation that the paper does not have: only source images are labelled.
 
-Loss: seg + pseudo + 0.01 entropy + 0.2 (contrast_source + contrast_target). seg is the class-weighted cross-entropy of
-labelled images. A moving average of network and heads labels the target's images as they come; pseudo is the
-cross-entropy of two strong views of each (ClassMix among them), weighted by classes and the sixth power of the
-confidence; entropy is that of the predictions there. The bank holds, for each class, the teacher's projections of
-labelled pixels that it predicts rightly and surely; the contrast terms are the student's mean cosine distances to those
-of the same class. They weigh its vectors and the bank's by scores that small networks, one for each class, learn.
+Loss: seg + pseudo + 0.01 entropy + 0.2 (contrast_source + contrast_target). `seg` is the class-weighted cross-entropy
+of labelled images. A teacher, the moving average of network and heads, labels the target images of each batch. `pseudo`
+is the cross-entropy of two strong views of each (which include ClassMix), weighted by class and by the sixth power of
+the confidence; `entropy` is that of the predictions there. For each class the bank holds the teacher's projections of
+labelled pixels that it predicts correctly and confidently. The contrast terms are the student's mean cosine distances
+to the bank's vectors of the same class. The vectors of both sides are weighted by scores, which small networks, one for
+each class, learn.
 
-Differences from the paper (as far as its values are known; all others are the release's)
-- The memory's selectors see vectors of length 1, the features' ones do not, as released.
+Differences from the paper (of whose values few are known; the others are the release's)
+- The selectors of the bank see vectors of length 1, those of the features do not, as released.
 Differences from the released code
-- The bank keeps the highest scores, not the lowest (`bank_keep`), and weighs its own side, too (`selectors`).
-- `entropy` is a mean, not as many times larger as there are views (`entropy: released`).
-- Frequencies are counted over as many batches of pseudo-labels as of labels (`window`), not over an epoch of each; a
-  class without pixels does not move their median. Source images are compared with the bank by labels of their own, not
-  by those that the last labelled target images had.
-- The weak augmentation of labelled images is the stream's (train.source), that of target images too (train.target:
-  released: a crop and nothing else). Blur is alike in both directions; scaled labels stay on their pixels.
-- Pixels of a crop beyond the target image have no pseudo-label. With nothing labelled or fewer than two vectors a term
-  is 0, where the release fails.
-- No biases before BatchNorm, where the student does not feel them; that of the projection's last layer, which has one
-  on the student's way only, adds one constant to all the bank's vectors in the release.
-- The labelled images pass the network before the target's; the release has them after.
+- The bank keeps the highest scores, not the lowest (`bank_keep`), and its own vectors are weighted, too (`selectors`).
+- `entropy` is a mean, not a multiple of it by the number of views (`entropy: released`).
+- Class frequencies are counted over equally many batches of pseudo-labels and labels (`window`), not over an epoch of
+  each, and a class without pixels does not change their median. Source images are compared with the bank by their own
+  labels, not by those of the last labelled target images.
+- The weak augmentation is that of the streams (train.source and train.target; released for the target: a crop only).
+  Blur is equal in both directions, and scaled labels stay on their pixels.
+- Pixels of a crop beyond the target image have no pseudo-label. If nothing is labelled, or there are fewer than two
+  vectors, a term is 0; the release fails.
+- Layers before BatchNorm have no biases, which would not change the student. In the release the projection's last
+  layer adds one constant to all vectors of the bank, since only the student's path has a BatchNorm after it.
+- The labelled images pass through the network before the target's; in the release after them.
 """
 
 from collections.abc import Generator
@@ -38,7 +39,7 @@ from pydantic import Field
 from torch import Tensor
 
 from udaseg.data.batches.streams import Batch, Labelled
-from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms
+from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Supervised, Terms
 from udaseg.nets.base import Outputs
 from udaseg.nets.memory import ClassFrequencies, ClassMemory
 from udaseg.nets.teacher import EmaTeacher
@@ -48,48 +49,103 @@ from udaseg.ops.losses import IGNORE, resize
 from udaseg.ops.schedules import ema_keep
 from udaseg.ops.semi_supervised import confident_cross_entropy, cosine_keep, normalised_entropy, ramp_up, teacher_labels
 from udaseg.ops.two_views import View, paste_mask, pasted, strong_view
+from udaseg.types import Fidelity, Positive, Share
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Iteration = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
 CONTRAST = ("contrast_source", "contrast_target")
 ON_TARGET = ("pseudo", "entropy", "contrast_target")
 
 
 class Config(Knobs):
-    # Weights of vectors. paper: on both sides; released: the bank's are all 1; none: all are, and the bank keeps
-    # vectors at random.
-    selectors: Literal["paper", "released", "none"] = "paper"
-    # Which vectors go into the bank. paper: those of the highest scores; released: of the lowest; random: any.
-    bank_keep: Literal["paper", "released", "random"] = "paper"
-    bank_size: Annotated[int, Field(ge=2)] = 256  # vectors of each class (released 256)
-    # Vectors of a class that an image adds: released max(1, round(bank_size / labelled images)).
+    selectors: Literal[Fidelity, "none"] = "paper"
+    """Weights of the contrasted vectors. none: all are 1, and the bank keeps vectors at random.
+
+    paper: vectors are weighted on both sides
+    released: those of the bank all have the weight 1
+    """
+
+    bank_keep: Literal[Fidelity, "random"] = "paper"
+    """Vectors of a full class that the bank keeps, by the scores of its selector. random: any.
+
+    paper: the bank keeps the vectors of the highest scores
+    released: of the lowest
+    """
+
+    bank_size: Annotated[int, Field(ge=2)] = 256
+    """Vectors of each class in the bank. Released 256."""
+
     per_image: Positive = 1
-    confidence: Share = 0.95  # that a prediction must exceed to go into the bank (released 0.95)
-    projection: Positive = 256  # channels of the vectors (released 256)
-    entropy: Literal["paper", "released"] = "paper"  # paper: a mean; released: as many times that as there are views
-    mix: Share = 0.75  # chance of ClassMix among target images, after the ramp (released 0.75)
-    source_mix: Share = 0.25  # chance of ClassMix among labelled images (released 0.25; without the source 0.2)
-    jitter: Annotated[float, Field(ge=0, le=1)] = 0.25  # strength, in 80 % of the strong views (released 0.25)
-    blur: Share = 0.2  # chance of a blur of a strong view (released 0.2)
-    rescale: Share = 0.8  # chance of another scale of a strong view (released 0.8)
-    ema: Share = 0.995  # share of the teacher kept at first, growing to 1 (released 0.995)
-    window: Positive = 1000  # batches over which class frequencies are counted (released: an epoch)
-    bank_start: Iteration = 1000  # after which the bank fills (released 1000 of 150 000)
-    contrast_start: Iteration = 2000  # after which its terms are on (released 2000)
-    ramp_iterations: Iteration = 2000  # in which the weight of pseudo grows from 0.007 to 1 (released 2000)
-    weights_start: Iteration = 2000  # after which classes are weighted, once the window is full (released 2000)
+    """Vectors of a class that each image adds to the bank. Released max(1, round(bank_size / labelled images))."""
+
+    confidence: Share = 0.95
+    """Probability that a correct prediction must exceed to go into the bank. Released 0.95."""
+
+    projection: Positive = 256
+    """Channels of the vectors. Released 256."""
+
+    entropy: Fidelity = "paper"
+    """Normalisation of the term entropy.
+
+    paper: a mean over pixels
+    released: as many times that as there are views
+    """
+
+    mix: Share = 0.75
+    """Probability of ClassMix among target images, after the ramp. Released 0.75."""
+
+    source_mix: Share = 0.25
+    """Probability of ClassMix among labelled images. Released 0.25; without the source 0.2."""
+
+    jitter: Share = 0.25
+    """Strength of the colour jitter in 80 % of the strong views. Released 0.25."""
+
+    blur: Share = 0.2
+    """Probability of a Gaussian blur of a strong view. Released 0.2."""
+
+    rescale: Share = 0.8
+    """Probability of another scale of a strong view. Released 0.8."""
+
+    ema: Share = 0.995
+    """Share of the teacher kept at an update, at first; it grows to 1 along a cosine. Released 0.995."""
+
+    window: Positive = 1000
+    """Batches over which class frequencies are counted. Released: an epoch."""
+
+    bank_start: Iteration = 1000
+    """Iteration after which the bank is filled. Released 1000, of 150 000."""
+
+    contrast_start: Iteration = 2000
+    """Iteration after which the contrast terms are computed. Released 2000, of 150 000."""
+
+    ramp_iterations: Iteration = 2000
+    """Iterations in which a factor on pseudo grows from 0.007 to 1. Released 2000, of 150 000."""
+
+    weights_start: Iteration = 2000
+    """Iteration after which classes are weighted, if the window is full. Released 2000, of 150 000."""
+
+
+class Weights(Supervised):
+    pseudo: float = 1.0
+    """Cross-entropy of strong views with the teacher's labels. Released 1."""
+
+    entropy: float = 0.01
+    """Entropy of the predictions on strong views. Released 0.01."""
+
+    contrast_source: float = 0.2
+    """Distance of labelled pixels from the bank. Released 0.2 for domain adaptation, 0.1 within one domain."""
+
+    contrast_target: float = 0.2
+    """Distance of pseudo-labelled target pixels from the bank. Released 0.2 for domain adaptation, 0.1 within one."""
 
 
 SPEC = MethodSpec(
     name="memory_bank",
     Config=Config,
-    # Released: 0.2 of each contrast in its script for domain adaptation, 0.1 in that for one domain.
-    weights={"seg": 1.0, "pseudo": 1.0, "entropy": 0.01, **dict.fromkeys(CONTRAST, 0.2)},
+    Weights=Weights,
     views={
-        "seg": frozenset({"source"}),
-        "contrast_source": frozenset({"source"}),
-        **dict.fromkeys(ON_TARGET, frozenset({"source", "target"})),
+        "seg": {"source"},
+        "contrast_source": {"source"},
+        **{term: {"source", "target"} for term in ON_TARGET},
     },
 )
 
@@ -129,20 +185,22 @@ class MemoryBank(Method):
             yield self._target_terms(weak, weights, step)
 
     def _mixed(self, source: Labelled, step: Step) -> Labelled:
-        """The labelled images, by chance with classes of each other."""
+        """The labelled images, with the probability `source_mix` mixed with classes of each other."""
         if float(torch.rand((), generator=step.generator)) >= self.knobs.source_mix:
             return source
         mask = paste_mask(source.label, step.generator)
         return replace(source, image=pasted(mask, source.image), label=pasted(mask, source.label))
 
     def _feeds(self, labelled: Labelled) -> bool:
-        """Whether the bank and the class frequencies learn from these images: where some target images are labelled,
-        from those alone, as released."""
+        """Whether the bank and the class frequencies are updated by these images.
+
+        If some target images are labelled, only these update them, as released.
+        """
         return labelled.from_target is not False
 
     @torch.no_grad()
     def _fill(self, labelled: Labelled, step: Step) -> None:
-        """Put the teacher's vectors of what it predicts rightly and surely into the bank."""
+        """Put the teacher's vectors of pixels that it predicts correctly and confidently into the bank."""
         if self.memory is None or self.teacher is None:
             return
         if step.index > self.knobs.bank_start and self._feeds(labelled):
@@ -174,7 +232,7 @@ class MemoryBank(Method):
         return terms | self._contrast("contrast_target", outputs, strong.labels, step)
 
     def _contrast(self, term: str, outputs: Outputs, labels: Tensor, step: Step) -> Terms:
-        """The term, 0 before its start; none where it is not active."""
+        """The term, which is 0 before its start; empty if it is not active."""
         if self.memory is None or not step.active(term):
             return {}
         embedding = outputs.features["embedding"]
@@ -183,8 +241,8 @@ class MemoryBank(Method):
         return {term: self.memory(embedding, labels)}
 
     def after_step(self, carries: list[Any], step: Step) -> None:
-        # As released: a true average at first, so that the first update makes the teacher the student; then from `ema`
-        # to 1 along a cosine.
+        # As released: a plain average at first, so that the first update makes the teacher equal to the student; then
+        # from `ema` to 1 along a cosine.
         keep = ema_keep(step.index, cosine_keep(step.progress, self.knobs.ema))
         if self.teacher is not None:
             self.teacher.update(self.net, keep)

@@ -1,6 +1,6 @@
-"""Oracle: the upper bound. The labelled stream carries target images with their labels; no source image is seen.
+"""Oracle: the upper bound. The labelled stream carries target images with their labels, and no source image is used.
 
-Loss: mean cross-entropy over the labelled target pixels, with the network, schedule and augmentation of all others.
+Loss: mean cross-entropy over the labelled target pixels. Network, schedule and augmentation are those of all methods.
 """
 
 from collections.abc import Generator
@@ -8,7 +8,7 @@ from collections.abc import Generator
 from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
 
-SPEC = MethodSpec(name="oracle", weights={"seg": 1.0}, views={"seg": frozenset({"source"})}, labelled="target")
+SPEC = MethodSpec(name="oracle", views={"seg": {"source"}}, labelled="target")
 
 
 class Oracle(Method):

@@ -1,26 +1,28 @@
-"""PLCA: pixels of the target associated with pixels of the source by cycles that keep the label.
+"""PLCA: target pixels are associated with source pixels by walks that return to a pixel of the same class.
 
 Kang, Wei, Yang, Zhuang, Hauptmann, "Pixel-Level Cycle Association: A New Perspective for Domain Adaptive Semantic
 Segmentation", NeurIPS 2020, arXiv 2011.00147.
 
-Loss: seg + 3 lovasz + 0.1 assoc_feat + 0.1 assoc_pred + 0.01 lsr, in one backward. A source pixel's most similar target
-pixel has a most similar source pixel; where that bears the label of the first, both links are strengthened relative to
-all others. `assoc_feat` does it with the cosine of features, `assoc_pred` with the negative Kullback-Leibler divergence
-of predictions, both at the network's stride. The target is blended with aggregates of itself before, so that all of it
-gets a gradient. `lsr` smooths (released: sharpens, mostly) the predictions of both domains.
+Loss: seg + 3 lovasz + 0.1 assoc_feat + 0.1 assoc_pred + 0.01 lsr, in one backward. Each source pixel is linked to its
+most similar target pixel, and that one to its most similar source pixel. If the last has the label of the first, both
+links are strengthened relative to all others. `assoc_feat` measures similarity by the cosine of features, `assoc_pred`
+by the negative Kullback-Leibler divergence of predictions, both at the network's stride. Before that, the target is
+blended with a spatial aggregate of itself, so that every target pixel gets a gradient. `lsr` smooths the predictions of
+both domains (as released, it mostly sharpens them).
 
-The published figures come from the released code, which is followed where it is not known to say what the paper says.
-The release's test script aggregates what it tests, too; here that is a matter of the protocol.
+The published figures come from the released code, which is followed wherever the paper's text is not known to say
+otherwise. The release's test script also aggregates its predictions; here that is a setting of the protocol.
 
 Differences from the paper
-- `lsr: released` draws -(1/C) Σ log p towards 10 instead of down to log C, which smoothing would.
-- The weight of `lovasz` is what the release's factor of 0.75 becomes there, see below.
+- `lsr: released` pulls -(1/C) Σ log p towards 10. Label smoothing would pull it down to log C.
+- The loss weight of `lovasz` is the effective one of the release.
 Differences from the released code
-- `lsr` does not go with `assoc_pred`, which there turns it off, too.
-- Logits are resized with their corners aligned, as everywhere here.
-- Lovász-Softmax and the associations are those of the whole batch; the release averages over its devices.
-- No consistent pair or no labelled pixel: losses of 0 in the graph; the release has no graph, NaN or an empty tensor.
-- What a target crop shows beyond its image is not associated, aggregated or smoothed.
+- `lsr` is independent of `assoc_pred`; in the release it is off if that term is.
+- Logits are resized with aligned corners, as everywhere here.
+- Lovász-Softmax and the associations are computed over the whole batch; the release averages over its devices.
+- If there is no consistent pair or no labelled pixel, the losses are 0 in the graph; the release has no graph, NaN or
+  an empty tensor.
+- The part of a target crop beyond its image is not associated, aggregated or smoothed.
 """
 
 from collections.abc import Generator
@@ -31,40 +33,67 @@ from pydantic import Field
 from torch import Tensor
 
 from udaseg.data.batches.streams import Batch, Target
-from udaseg.errors import UserError
-from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms
+from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Supervised, Terms, require_equal_crops
 from udaseg.nets.base import Outputs
 from udaseg.ops.aggregation import aggregate_features, aggregate_predictions
 from udaseg.ops.association import association_loss
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
 from udaseg.ops.lovasz import lovasz_softmax
 from udaseg.ops.smoothing import label_smoothing
+from udaseg.types import Fidelity
 
-SHARPEN = 10.0  # what lsr draws towards, as released
+SHARPEN = 10.0  # the value of -(1/C) Σ log p that lsr pulls towards, as released
 
 
 class Config(Knobs):
-    aggregation: bool = True  # the target is blended with its spatial aggregate before it is associated
-    aggregation_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the aggregate in the blend (released 0.5)
-    # Rows of similarities are z-scored before their softmax, in the association and in the aggregation of features;
-    # false is not in the release.
+    aggregation: bool = True
+    """Blend the target with its spatial aggregate before it is associated. Paper and released true."""
+
+    aggregation_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the aggregate in that blend. Released 0.5."""
+
     contrast_norm: bool = True
-    # With u = -(1/C) Σ log p: paper: mean(u), label smoothing; released: mean((u / 10 - 1) u), its bracket a constant.
-    lsr: Literal["paper", "released"] = "released"
+    """Standardise the rows of similarities before their softmax. Paper and released true.
+
+    This concerns the associations and the aggregation of features. False is not available in the release.
+    """
+
+    lsr: Fidelity = "released"
+    """Form of the term lsr, with u = -(1/C) Σ log p: mean(u), or mean((u / 10 - 1) u) with a constant bracket.
+
+    paper: label smoothing
+    released: pulls the mean negative log-probability towards 10
+    """
+
+
+class Weights(Supervised):
+    lovasz: float = 3.0
+    """Lovász-Softmax of the source.
+
+    Released 0.75, which is multiplied by the number of devices and by the batches of a step: 2 and 2 in the published
+    setting.
+    """
+
+    assoc_feat: float = 0.1
+    """Cycle association of features. Released 0.1."""
+
+    assoc_pred: float = 0.1
+    """Cycle association of predictions. Released 0.1."""
+
+    lsr: float = 0.01
+    """Smoothing of the predictions of both domains. Released 0.01."""
 
 
 SPEC = MethodSpec(
     name="plca",
     Config=Config,
-    # As released. Lovász: 0.75 there is multiplied by the number of devices and by the batches of a step, 2 and 2 at
-    # the published setting.
-    weights={"seg": 1.0, "lovasz": 3.0, "assoc_feat": 0.1, "assoc_pred": 0.1, "lsr": 0.01},
+    Weights=Weights,
     views={
-        "seg": frozenset({"source"}),
-        "lovasz": frozenset({"source"}),
-        "assoc_feat": frozenset({"source", "target"}),
-        "assoc_pred": frozenset({"source", "target"}),
-        "lsr": frozenset({"source", "target"}),
+        "seg": {"source"},
+        "lovasz": {"source"},
+        "assoc_feat": {"source", "target"},
+        "assoc_pred": {"source", "target"},
+        "lsr": {"source", "target"},
     },
 )
 
@@ -77,8 +106,10 @@ class PLCA(Method):
         self.knobs: Config = context.knobs
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, None]:
+        if step.active("assoc_feat") or step.active("assoc_pred"):
+            require_equal_crops(batch, "each source image is paired with a target image", sizes=False)
         terms: Terms = {}
-        # Target first, as released, so that the source is last to move the running statistics.
+        # The target first, as released, so that the source is the last to move the running statistics.
         needs_target = any(step.active(term) for term in ("assoc_feat", "assoc_pred", "lsr"))
         target = self.net(batch.target.image) if needs_target else None
         source = self.net(batch.source.image)
@@ -120,12 +151,7 @@ class PLCA(Method):
         metric: Literal["cosine", "divergence"],
         step: Step,
     ) -> Tensor:
-        """The association loss of maps (B, D, h, w); logs the share of the labelled positions with consistent walks."""
-        if len(source) != len(target):
-            raise UserError(
-                "train.source.batch and train.target.batch: PLCA pairs each source image with a target image, so both "
-                f"must be equal; found {len(source)} and {len(target)}"
-            )
+        """The association loss of maps (B, D, h, w). Logs the share of labelled positions whose walk is consistent."""
         knobs = self.knobs
         if knobs.aggregation and metric == "cosine":
             target = aggregate_features(target, knobs.aggregation_share, knobs.contrast_norm, valid)
@@ -137,8 +163,8 @@ class PLCA(Method):
 
 
 def shrink(labels: Tensor, maps: Tensor) -> Tensor:
-    """Labels (B, H, W), integer or bool, at the size of maps (B, D, h, w): a cell's is that of its first pixel.
+    """Labels (B, H, W), integer or bool, at the size of maps (B, D, h, w): each cell has the label of its first pixel.
 
-    So the release has it. The cells of a network with stride s are centred at every s-th pixel, starting with 0.
+    As released. The cells of a network with stride s are centred at every s-th pixel, starting with 0.
     """
     return F.interpolate(labels[:, None].float(), maps.shape[-2:], mode="nearest")[:, 0].to(labels.dtype)

@@ -1,7 +1,7 @@
 """Source only: the lower bound. Trained on labelled source images, never shown a target image.
 
-Loss: mean cross-entropy over the labelled source pixels. The source stream is augmented exactly as it is for the
-adaptation methods, so that a method's gain is not the gain of its augmentation.
+Loss: mean cross-entropy over the labelled source pixels. The source stream is augmented exactly as for the adaptation
+methods, so that a method's gain cannot come from its augmentation.
 """
 
 from collections.abc import Generator
@@ -9,7 +9,7 @@ from collections.abc import Generator
 from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Method, MethodSpec, Step, Terms, supervised
 
-SPEC = MethodSpec(name="source_only", weights={"seg": 1.0}, views={"seg": frozenset({"source"})})
+SPEC = MethodSpec(name="source_only", views={"seg": {"source"}})
 
 
 class SourceOnly(Method):

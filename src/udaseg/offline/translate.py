@@ -12,7 +12,7 @@ from udaseg.engine.checkpoint import load_tensors
 from udaseg.engine.predict import to_tensor
 from udaseg.engine.sets import require_finished
 from udaseg.machine.environment import make_exact
-from udaseg.methods.translation import ROLE, Translator, TranslatorKnobs
+from udaseg.methods.diga.translation import ROLE, Translator, TranslatorKnobs
 from udaseg.runs.files import write_json
 from udaseg.runs.spec import TranslateSpec
 from udaseg.seeding import seed_for
@@ -41,9 +41,8 @@ def translate(spec: TranslateSpec, build: Path, device: torch.device) -> None:
         images = {
             stream: sets[stream].image("train", name) for stream, name in (("source", source), ("target", target))
         }
-        generator = torch.Generator().manual_seed(seed_for(spec.seed, "translate.generator", index))
         inputs = [to_tensor(images[stream]).to(device) for stream in ("source", "target")]
-        images["translated"] = _picture(translator(*inputs, generator))
+        images["translated"] = _picture(translator(*inputs))
         for kind, image in images.items():
             write_png(build / f"{kind}-{index}.png", image)
             sums[kind].append(image.mean((0, 1)))

@@ -1,6 +1,6 @@
-"""Where the released code does something else than the paper says: every such field, and what it does to the score.
+"""Where the released code deviates from the paper: every such field, and its effect on the score.
 
-The fields are listed here, not read from the methods: reports load no torch. A test holds the list and those equal.
+The fields and what their values do come with the report's spec, since reports do not load the methods.
 """
 
 import itertools
@@ -14,72 +14,11 @@ from udaseg.reports.cells import DASH, Table
 from udaseg.reports.collect import missing_footnotes
 from udaseg.reports.compare import Comparisons, declared_notes, difference
 from udaseg.reports.study import Report, Run
+from udaseg.runs.spec import FidelityField
 
 VALUES = ("paper", "released")
-ABSENT = object()  # of a parameter that a point leaves as its recipe has it
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """A field with the values paper and released, and what is done with each of them."""
-
-    owner: str  # the method, or the part of the parameters
-    name: str
-    default: str
-    paper: str
-    released: str
-
-
-_WARP = ("the strong view's geometry as it was applied", "replayed in a fixed order, sideways shifts too far")
-_MODE = ("the EMA teacher is in evaluation mode", "it never leaves training mode")
-_SYMMETRY = ("distillation in both directions alike", "the direction from the mixed to the clean view is damped")
-_SELF_LABELLING = {
-    "sampler": ("pixels of each class by its share of the image", "any pixels"),
-    "prior": ("shares of assignments follow the pseudo-labels", "they stay those of the warm-up model"),
-    "queue_scores": ("the queue is scored with prototypes of length 1", "with prototypes as they are"),
-    "logit_term": ("features are assigned to prototypes", "the teacher's logits are, too, as a second set of labels"),
-}
-_CONTRAST = {
-    "pixel": ("against the hardest tenth of positives and negatives", "against all, halved by an untrained classifier"),
-    "patch": ("the student's features of both crops", "the teacher's, so that the student learns nothing from them"),
-}
-_TEXTS = {
-    "network": {"aspp": ("four dilated branches in the head", "two: a return stands inside the loop")},
-    "labelled_target": {
-        "order": ("every other batch is of the labelled target", "all are, but the odd ones among the last few")
-    },
-    "rounds": {"growth": ("shares grow up to the largest", "a step is added while they are below it")},
-    "cbst": {"kld_weight": ("the weight of MRKLD is applied once", "twice: 0.1 acts as 0.01")},
-    "proda": {"teacher_mode": _MODE, "strong_warp": _WARP},
-    "proda_distill": {
-        "kd": ("divergence of the student from the teacher", "with probabilities in the place of their logarithms"),
-        "strong_warp": _WARP,
-    },
-    "cpsl": {
-        **_SELF_LABELLING,
-        "target_loss": ("cross-entropy of rectified labels", "a tenth of it and the reverse cross-entropy"),
-        "consistency": ("symmetric divergence of both views' predictions", "one-sided, of assignments to prototypes"),
-        "cutmix": ("the weak view is a target image", "by chance half of it is a rectangle of a source image"),
-        "teacher_mode": _MODE,
-    },
-    "plca": {"lsr": ("label smoothing", "draws the mean negative log-probability towards 10")},
-    "memory_bank": {
-        "selectors": ("vectors are weighted on both sides", "those of the bank all have the weight 1"),
-        "bank_keep": ("the bank keeps the vectors of the highest scores", "of the lowest"),
-        "entropy": ("a mean over pixels", "as many times that as there are views"),
-    },
-    "pipa": _CONTRAST,
-    "dacs_pipa": _CONTRAST,
-    "dacs_cpsl": _SELF_LABELLING,
-    "diga_warmup": {"symmetry": _SYMMETRY},
-    "diga": {"symmetry": _SYMMETRY},
-}
-_RELEASED_BY_DEFAULT = {("plca", "lsr")}
-FIELDS = [
-    Fidelity(owner, name, VALUES[(owner, name) in _RELEASED_BY_DEFAULT], *texts)
-    for owner, fields in _TEXTS.items()
-    for name, texts in fields.items()
-]
+ABSENT = object()  # in the place of a parameter that a point does not change
+Key = tuple[str, str]  # owner and name of a field
 
 
 @dataclass(frozen=True)
@@ -91,16 +30,18 @@ class Pair:
 
 
 def fidelity_table(report: Report) -> Table | None:
-    """Every field × default, what each value does, and released − paper by the final stages of rows that differ in it.
+    """Every field with its default, what each value does, and the effect: released − paper, by the final stages.
 
-    A field that several pairs of rows differ in has a line for each. None where no rows of the study differ so.
+    A field in which several pairs of rows differ has a line for each. None if no rows of the study differ in one.
     """
-    found = _pairs(report)
+    fields = report.fidelity or _unexplained(report)
+    found = _pairs(report, fields)
     if not found:
         return None
-    lines: list[tuple[Fidelity, Pair | None]] = []
-    for field in FIELDS:
-        lines += [(field, pair) for pair in found[field]] if field in found else [(field, None)]
+    lines: list[tuple[FidelityField, Pair | None]] = []
+    for field in fields:
+        pairs = found.get((field.owner, field.name))
+        lines += [(field, pair) for pair in pairs] if pairs else [(field, None)]
     column = Comparisons(
         "effect", [None if pair is None else difference(report, pair.released, pair.paper) for _, pair in lines]
     )
@@ -121,42 +62,53 @@ def fidelity_table(report: Report) -> Table | None:
         *declared_notes([column]),
         "Measured with: recipe and last stage of two rows that differ in this field alone, by the score of that stage. "
         f"{DASH}: this study has no such rows.",
+        *([] if report.fidelity else ["The record does not say what the values do, nor which other fields there are."]),
         *missing_footnotes(report, labels),
     ]
     return Table("fidelity", title, header, rows, pd.DataFrame(numbers), notes, grouped=True)
 
 
-def _pairs(report: Report) -> dict[Fidelity, list[Pair]]:
-    """By field, the rows that differ in it alone: the same recipe up to the same stage, one parameter another.
+def _unexplained(report: Report) -> list[FidelityField]:
+    """The fields that points of sweeps set to one of the values, for a record that does not name the fields."""
+    keys = {
+        _owner(report, run, parameter): None
+        for run in report.runs
+        for parameter, value in run.point.items()
+        if value in VALUES
+    }
+    return [FidelityField(owner=owner, name=name, default=DASH, paper=DASH, released=DASH) for owner, name in keys]
+
+
+def _pairs(report: Report, fields: list[FidelityField]) -> dict[Key, list[Pair]]:
+    """The rows that differ in one field alone, by that field: of the same recipe, up to the same stage.
 
     Rows that are the same runs as others already found are left out.
     """
-    known = {(field.owner, field.name): field for field in FIELDS}
+    defaults = {(field.owner, field.name): field.default for field in fields}
     groups: dict[tuple[str, tuple[str, ...]], dict[str, Run]] = {}
     for run in report.runs:
         if run.final:
             groups.setdefault((run.base, tuple(report.stages(run.label))), {}).setdefault(run.label, run)
-    found: dict[Fidelity, dict[Any, Pair]] = {}
+    found: dict[Key, dict[Any, Pair]] = {}
     for one, other in (both for rows in groups.values() for both in itertools.combinations(rows.values(), 2)):
         parameter = _only_difference(one.point, other.point)
-        field = known.get(_owner(report, one, parameter)) if parameter else None
-        if field is None or parameter is None:
+        if parameter is None or (key := _owner(report, one, parameter)) not in defaults:
             continue
-        values = {_value(report, run, parameter, field.default): run.label for run in (one, other)}
+        values = {_value(report, run, parameter, defaults[key]): run.label for run in (one, other)}
         if set(values) == set(VALUES):
             runs = tuple(tuple(run.folder for run in report.final_runs(values[value])) for value in VALUES)
-            found.setdefault(field, {}).setdefault(runs, Pair(values["paper"], values["released"]))
-    return {field: list(pairs.values()) for field, pairs in found.items()}
+            found.setdefault(key, {}).setdefault(runs, Pair(values["paper"], values["released"]))
+    return {key: list(pairs.values()) for key, pairs in found.items()}
 
 
 def _only_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """The parameter in which two points differ, if it is one."""
+    """The parameter in which two points differ, if there is exactly one."""
     names = [name for name in one | other if one.get(name, ABSENT) != other.get(name, ABSENT)]
     return names[0] if len(names) == 1 else None
 
 
 def _owner(report: Report, run: Run, parameter: str) -> tuple[str, str]:
-    """What a parameter STAGE.….PART.NAME is a field of, and its name: the method of the stage, or PART."""
+    """Owner and name of the parameter STAGE.….PART.NAME: the owner of a knob is the stage's method, else it is PART."""
     *_, part, name = parameter.split(".")
     if part == "knobs":
         # A run's folder is results/TASK/METHOD/…, whether it is there or not.
@@ -165,7 +117,7 @@ def _owner(report: Report, run: Run, parameter: str) -> tuple[str, str]:
 
 
 def _value(report: Report, run: Run, parameter: str, default: str) -> str:
-    """The parameter's value in a row: its point's, else its recipe's, which a trained run tells."""
+    """The parameter's value in a row: that of its point, else that in the spec of a trained run, else the default."""
     if parameter in run.point:
         return str(run.point[parameter])
     for used in _of_stage(report, run, parameter):
@@ -178,7 +130,7 @@ def _value(report: Report, run: Run, parameter: str, default: str) -> str:
 
 
 def _of_stage(report: Report, run: Run, parameter: str) -> Iterator[Run]:
-    """The runs of the row that `run` is of, in the stage that a parameter is of."""
+    """The runs of the same row as `run`, in the stage of a parameter."""
     return iter(report.stage_runs(run.label, parameter.partition(".")[0]))
 
 

@@ -12,7 +12,7 @@ from udaseg.config.claims import Claim
 from udaseg.reports.statistics import Bootstrap, Row
 from udaseg.runs import counts
 from udaseg.runs.files import read_lines
-from udaseg.runs.spec import ReportSkipped, ReportSweep
+from udaseg.runs.spec import FidelityField, ReportSkipped, ReportSweep
 
 Status = Literal["finished", "not evaluated", "unfinished", "missing"]
 
@@ -98,6 +98,7 @@ class Report:
     sweeps: list[ReportSweep]
     skipped: list[ReportSkipped]  # points of sweeps whose values do not go together
     claims: list[Claim]
+    fidelity: list[FidelityField]  # empty in records from before reports were told of them
 
     @property
     def headline(self) -> str:

@@ -30,7 +30,9 @@ class Kind:
     # "module:function", called as function(spec, build) or, on a device, function(spec, build, device); what it leaves
     # in `build` becomes the result. "": its verb puts the result in its place by itself
     work: str = ""
-    code: tuple[str, ...] = ()  # modules below the package whose code decides the result, with fields of the `spec`
+    code: tuple[
+        str, ...
+    ] = ()  # modules below the package whose code decides the result, with fields of the `spec` and the module of its `method`
     marker: str = MARKER  # file of the folder that is written last; "": the folder itself, which appears by rename
     on_device: bool = False
     resumes: bool = False  # an interrupted job continues from what it left in `build`
@@ -59,7 +61,7 @@ KINDS = {
         TrainSpec,
         "results/*/*/*",
         work="udaseg.cli.job_commands:train",
-        code=("engine.train", "methods.{spec.method}"),
+        code=("engine.train", "{method}"),
         on_device=True,
         resumes=True,
         part="runs",

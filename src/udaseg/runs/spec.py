@@ -164,6 +164,16 @@ class ReportSkipped(Model):
     reason: str
 
 
+class FidelityField(Model):
+    """A field with the values `paper` and `released`, and what is done with each of them."""
+
+    owner: str  # the method, or the part of the parameters
+    name: str
+    default: str
+    paper: str
+    released: str
+
+
 class ReportSpec(Model):
     """Write the tables, figures and page of a study from its finished runs."""
 
@@ -179,6 +189,7 @@ class ReportSpec(Model):
     sweeps: list[ReportSweep] = Field(default=[])
     skipped: list[ReportSkipped] = Field(default=[])
     claims: list[Claim] = Field(default=[])
+    fidelity: list[FidelityField] = Field(default=[])
     translations: list[ReportTranslation]  # of the first seed
     data: dict[str, PathText]
     code: str

@@ -5,7 +5,7 @@ from typing import Any
 from support.golden_groups.base import Arrays, Golden, decimal, sizes, tensor
 from support.golden_groups.self_training import ema
 
-from udaseg.methods import diga_warmup
+from udaseg.methods.diga import warmup
 from udaseg.ops import consensus, crdomix, mixing
 from udaseg.ops.cross_view import cross_view_distillation
 from udaseg.ops.losses import cross_entropy, weighted_cross_entropy
@@ -58,7 +58,7 @@ def mixture(arrays: Arrays) -> dict[str, Any]:
 
 
 def diga_ema(arrays: Arrays) -> dict[str, Any]:
-    return ema(arrays, diga_warmup.Config().ema)
+    return ema(arrays, warmup.Config().ema)
 
 
 CASES = {

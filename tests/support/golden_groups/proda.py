@@ -14,7 +14,7 @@ from udaseg.data.batches.views import Geometry
 from udaseg.engine.predict import to_tensor
 from udaseg.engine.step import Stepper
 from udaseg.methods.base import Context, Step
-from udaseg.methods.proda import ProDA
+from udaseg.methods.proda.proda import ProDA
 from udaseg.nets.base import Backbone, SegmentationNet
 from udaseg.nets.heads import Head
 from udaseg.ops import denoising, prototypes

@@ -8,9 +8,9 @@ from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors,
 
 from udaseg.data.batches.views import Geometry
 from udaseg.errors import UserError
-from udaseg.methods import proda
 from udaseg.methods.base import Context, Step
-from udaseg.methods.proda import SPEC, Config, ProDA
+from udaseg.methods.proda import proda
+from udaseg.methods.proda.proda import SPEC, Config, ProDA
 from udaseg.ops.denoising import regulariser
 from udaseg.ops.losses import cross_entropy, resize
 from udaseg.ops.prototypes import class_means, momentum_update

@@ -8,9 +8,9 @@ from support.tiny import CLASSES, batch, equal, stepper, steps, tensors, train_s
 
 from udaseg.data.batches.streams import Batch, Labelled, Target
 from udaseg.errors import UserError
-from udaseg.methods import host
 from udaseg.methods.base import Step
-from udaseg.methods.host import HostKnobs
+from udaseg.methods.self_training import dacs
+from udaseg.methods.self_training.dacs import Config
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.pseudo import WeightedLabels
@@ -106,7 +106,7 @@ def test_the_student_is_the_predictor():
 class TestPseudoLabels:
     def found(self, target, teacher, **knobs):
         step = Step(0, 100, {}, torch.Generator())
-        return host.pseudo_labels(teacher, target, HostKnobs(**knobs), step), step
+        return dacs.pseudo_labels(teacher(target.image).logits, target, Config(**knobs), step), step
 
     def test_are_the_teachers_with_its_confident_share(self):
         label = torch.randint(0, 3, (2, 8, 8))
@@ -137,7 +137,7 @@ class TestMixedBatch:
         pseudo = WeightedLabels(
             torch.full_like(given.source.label, 2), torch.full((2, 64, 64), weight), torch.tensor(0)
         )
-        return host.mixed_batch(given, pseudo, HostKnobs(**knobs), Step(0, 100, {}, torch.Generator().manual_seed(0)))
+        return dacs.mixed_batch(given, pseudo, Config(**knobs), Step(0, 100, {}, torch.Generator().manual_seed(0)))
 
     def test_pasted_pixels_are_the_sources_with_weight_one(self):
         given = batch(0)
@@ -182,9 +182,7 @@ class TestMixedBatch:
 class TestMaskedImages:
     def masked(self, **knobs):
         run = run_of()
-        return run.method.net, host.masked_images(
-            run.method.net, batch(0).target.image, HostKnobs(**knobs), step_of(run)
-        )
+        return run.method.net, dacs.masked_images(run.method.net, batch(0).target.image, Config(**knobs), step_of(run))
 
     def test_blocks_are_what_normalisation_makes_zero(self):
         net, masked = self.masked(mask_block=16, mask_ratio=0.5, **PLAIN)
@@ -242,7 +240,7 @@ def test_pixels_that_the_source_loss_is_a_mean_over(mean, share):
     half = given.source.label.clone()
     half[:, :32] = 255
     logits = torch.zeros(2, 3, 64, 64)  # ln 3 at every labelled pixel
-    loss = host.source_loss(logits, Labelled(given.source.image, half), HostKnobs(source_mean=mean))
+    loss = dacs.source_loss(logits, Labelled(given.source.image, half), Config(source_mean=mean))
     assert float(loss) == pytest.approx(share * torch.log(torch.tensor(3.0)).item())
 
 
@@ -254,14 +252,15 @@ def test_with_a_perfect_certain_teacher_the_term_trains_the_student_on_the_targe
     truth = (given.target.image[:, None] - colours.view(1, 3, 3, 1, 1)).square().sum(dim=2).argmin(dim=1)
     run = run_of(knobs=PLAIN | {"mask_ratio": 0.0})
     method, optimizer = run.method, torch.optim.AdamW(run.method.net.parameters(), 3e-3)
-    method.teacher = None
+    del method.teacher
+    method.teacher = Certain(truth)
     for index in range(40):
         step = Step(index, 100, {term: 1.0}, torch.Generator().manual_seed(index))
         optimizer.zero_grad()
-        (group,) = host.target_terms(method.net, Certain(truth), given, method.knobs, step)
+        _, group = method.losses(given, step)
         group[term].backward()
         optimizer.step()
-    predicted = host.resize(method.net(given.target.image).logits, (64, 64)).argmax(dim=1)
+    predicted = dacs.resize(method.net(given.target.image).logits, (64, 64)).argmax(dim=1)
     assert float((predicted == truth).float().mean()) > 0.85
 
 

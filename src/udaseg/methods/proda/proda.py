@@ -1,27 +1,28 @@
-"""ProDA, stage 1: target pseudo-labels that are denoised while training, by distances to class prototypes.
+"""ProDA, stage 1: pseudo-labels of the target are denoised during training by distances to class prototypes.
 
 Zhang et al., "Prototypical Pseudo Label Denoising and Target Structure Learning for Domain Adaptive Semantic
 Segmentation", CVPR 2021, arXiv 2101.10979.
 
-Loss: seg + sce + 10 consist + 0.1 reg. The warm-up model's soft labels stay as they are; multiplied by how near a
-moving teacher's features are to each class's prototype they give the labels of `sce`, a symmetric cross-entropy on weak
-views. `consist` asks the student to assign strong views to prototypes as the teacher assigns weak ones, `reg` holds
-predictions off certainty. After the step the prototypes follow the teacher's features from before it, then the teacher
-follows the student. Everything about the target happens at a quarter of its resolution.
+Loss: seg + sce + 10 consist + 0.1 reg. The warm-up model's soft labels are fixed. Multiplied by weights that measure
+how near a moving teacher's features are to each class's prototype, they give the labels of `sce`, a symmetric
+cross-entropy on weak views. `consist` makes the student assign strong views to prototypes as the teacher assigns weak
+ones, and `reg` keeps predictions away from certainty. After the step the prototypes follow the teacher's features from
+before the step, and then the teacher follows the student. All target terms are computed at a quarter of the resolution.
 
 Differences from the paper
-- A prototype follows unweighted means of images, `consist` and `reg` are means (over classes, too): all as released.
-- The temperature multiplies distances, as released, which is the same at 1.
+- A prototype follows unweighted means of images, and `consist` and `reg` are means, over classes too: all as released.
+- The temperature multiplies distances, as released; the paper divides by it. At 1 both are equal.
 Differences from the released code
 - The teacher is in evaluation mode; the release leaves it in training mode (`teacher_mode: released`).
-- Maps follow the strong view as its picture did; the release's replay goes elsewhere (`strong_warp: released`).
-- A pixel without a soft label is ignored; the release calls it class 0. With all ignored `sce` is 0, not NaN; so is
-  `consist` where the strong view shows nothing of the weak one.
-- A class whose prototype was never seen gets no label, and its first vector whole; the release lets zeros compete.
-- What a crop shows beyond its image counts nowhere.
+- Maps are warped exactly as the strong view was; the release's replay deviates (`strong_warp: released`).
+- A pixel without a soft label is ignored; the release takes it for class 0. If all pixels are ignored, `sce` is 0, not
+  NaN, and so is `consist` if the strong view shows nothing of the weak one.
+- A class whose prototype has never been updated gets no label, and its first update replaces the prototype; in the
+  release a prototype of zeros competes with the others.
+- The part of a crop beyond its image is ignored everywhere.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Set
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from udaseg.data.batches.streams import Batch, Target
-from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
+from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Supervised, Terms, supervised
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.denoising import Regulariser, rectified_labels, regulariser, structure_kl, symmetric_cross_entropy
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
@@ -42,32 +43,85 @@ from udaseg.ops.prototypes import (
     momentum_update,
     prototype_distances,
 )
+from udaseg.types import Fidelity, Positive, Share
 
-SCALE = 1 / 4  # of the working resolution
-
-
-class Config(Knobs):
-    rectify: bool = True  # prototypical denoising; false: the soft labels' most probable classes, fixed
-    symmetric: bool = True  # sce is the symmetric cross-entropy; false: the ordinary one
-    moving_prototypes: bool = True  # false: the prototypes stay as the warm-up model's
-    alpha: Annotated[float, Field(ge=0)] = 0.1  # of the cross-entropy within sce (released 0.1)
-    beta: Annotated[float, Field(ge=0)] = 1.0  # of the reverse cross-entropy within sce (released 1)
-    temperature: Annotated[float, Field(gt=0)] = 1.0  # multiplies distances to prototypes (released 1)
-    prototype_momentum: Annotated[float, Field(ge=0, le=1)] = 1e-4  # share of an image's mean (released 1e-4)
-    min_pixels: Annotated[int, Field(ge=1)] = 10  # of a class in an image, for its mean to count (released 10)
-    threshold: Annotated[float, Field(ge=0)] = 0.0  # confidence below which a pixel is ignored (released 0: none is)
-    ema: Annotated[float, Field(ge=0, le=1)] = 0.999  # share of the teacher that a step keeps (released 0.999)
-    regulariser: Regulariser = "mrkld"  # reg: divergence from uniform predictions, or mrent: negative entropy
-    teacher_mode: Literal["paper", "released"] = "paper"  # paper: evaluation mode; released: never left training mode
-    strong_warp: Literal["paper", "released"] = "paper"  # released: a replay of the strong view's geometry with slips
+SCALE = 1 / 4  # of the crop's resolution, at which target terms are computed
 
 
-def _views(knobs: Config) -> dict[str, frozenset[str]]:
+class WarpKnobs(Knobs):
+    """What stages with strong views share."""
+
+    strong_warp: Fidelity = "paper"
+    """How maps of the weak view are warped to the strong view.
+
+    paper: the strong view's geometry as it was applied
+    released: replayed in a fixed order, sideways shifts too far
+    """
+
+
+class DenoisingKnobs(Knobs):
+    """What methods share that denoise fixed soft labels with a moving teacher."""
+
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    """Confidence of a denoised label below which its pixel is ignored. Released 0: none is."""
+
+    ema: Share = 0.999
+    """Share of the teacher (with CPSL of the moving prototypes, too) that an update keeps. Released 0.999."""
+
+    teacher_mode: Fidelity = "paper"
+    """Mode of the teacher's normalisation and dropout.
+
+    paper: the EMA teacher is in evaluation mode
+    released: it never leaves training mode
+    """
+
+
+class Config(WarpKnobs, DenoisingKnobs):
+    rectify: bool = True
+    """Denoise the soft labels by prototypes; false: their most probable classes, fixed. Paper and released true."""
+
+    symmetric: bool = True
+    """Symmetric cross-entropy in sce; false: the ordinary one. Paper and released true."""
+
+    moving_prototypes: bool = True
+    """Prototypes follow the teacher's features; false: they stay the warm-up model's. Paper and released true."""
+
+    alpha: Annotated[float, Field(ge=0)] = 0.1
+    """Factor on the cross-entropy within sce. Released 0.1."""
+
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """Factor on the reverse cross-entropy within sce. Released 1."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the distances to prototypes in their softmax. Released 1."""
+
+    prototype_momentum: Share = 1e-4
+    """Share of an image's mean feature in the updated prototype. Released 1e-4."""
+
+    min_pixels: Positive = 10
+    """Pixels of a class that an image must have for its mean to update the prototype. Released 10."""
+
+    regulariser: Regulariser = "mrkld"
+    """Form of reg: divergence from uniform predictions (mrkld), or negative entropy (mrent). Released mrkld."""
+
+
+class Weights(Supervised):
+    sce: float = 1.0
+    """Symmetric cross-entropy with denoised labels. Released 1."""
+
+    consist: float = 10.0
+    """Divergence of assignments to prototypes, strong view from weak. Released 10."""
+
+    reg: float = 0.1
+    """Regulariser of the target's predictions. Released 0.1 for GTA5, 0 for SYNTHIA."""
+
+
+def _views(knobs: Config) -> dict[str, Set[str]]:
     return {
-        "seg": frozenset({"source"}),
-        "sce": frozenset({"target", "target.soft", *(["target.full"] if knobs.rectify else [])}),
-        "consist": frozenset({"target", "target.full", "target.strong"}),
-        "reg": frozenset({"target"}),
+        "seg": {"source"},
+        "sce": {"target", "target.soft", *(["target.full"] if knobs.rectify else [])},
+        "consist": {"target", "target.full", "target.strong"},
+        "reg": {"target"},
     }
 
 
@@ -78,16 +132,16 @@ def _uses_prototypes(knobs: Config, weights: Any) -> bool:
 SPEC = MethodSpec(
     name="proda",
     Config=Config,
-    weights={"seg": 1.0, "sce": 1.0, "consist": 10.0, "reg": 0.1},  # as released for GTA5; for SYNTHIA reg is 0
+    Weights=Weights,
     views=_views,
     consumes=lambda knobs, weights: ("prototypes", "counts") if _uses_prototypes(knobs, weights) else (),
 )
 
 
 class TeacherView(NamedTuple):
-    """What the teacher sees in the whole images, in the weak views."""
+    """The teacher's view of the whole images, cut to the weak views."""
 
-    assignment: Tensor  # (B, C, h, w) weights of the prototypes, sum 1
+    assignment: Tensor  # (B, C, h, w), weights of the prototypes, which sum to 1
     valid: Tensor  # (B, h, w) bool
     means: ClassMeans | None  # of the whole images
 

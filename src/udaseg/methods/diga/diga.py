@@ -1,39 +1,38 @@
-"""DiGA, self-training: pseudo-labels that probabilities and features agree on, with no threshold.
+"""DiGA, self-training: pseudo-labels on which probabilities and features agree, without a threshold.
 
 Shen, Gurram, Liu, Wang & Knoll, "DiGA: Distil to Generalize and then Adapt for Domain Adaptive Semantic Segmentation",
 CVPR 2023, arXiv 2304.02222.
 
-Loss: seg + mix + 0.25 distil; seg and distil are those of the warm-up, see `diga_warmup`. An earlier stage leaves its
-most probable classes and the mean feature of each class (label rule argmax). A target pixel has a label where that
-class is also the one whose centroid the teacher's feature is nearest to. `mix` is the cross-entropy of augmented target
-images with such labels, into which half of the classes of clean source images are pasted. After the step the centroids
-follow the teacher's features of pixels that it predicts as they are labelled, those of the target first.
+Loss: seg + mix + 0.25 distil. `seg` and `distil` are those of the warm-up, see `warmup`. An earlier stage provides its
+most probable classes and the mean feature of each class (label rule argmax). A target pixel is labelled if the centroid
+nearest to the teacher's feature is that of the provided class. `mix` is the cross-entropy of augmented target images
+with these labels, into which half of the classes of clean source images are pasted. After the step the centroids follow
+the teacher's features of pixels that it predicts as they are labelled, those of the target first.
 
 Differences from the paper
-- Which images the first centroids are of is a setting of the label job (labels.prototypes): the paper's are mixed
-  source images, the released ones of the target; the job knows clean source images, not mixed ones.
+- The images from which the first centroids are computed are a setting of the label job (labels.prototypes): mixed
+  source images in the paper, target images in the release; the job can take clean source images, but not mixed ones.
 Differences from the released code
 - Those of the warm-up.
-- A class whose centroid was never seen gives no label, and takes its first vector whole; the release lets zeros
-  compete. With no class seen there are no labels of features.
+- A class whose centroid has never been updated gives no label, and its first update replaces the centroid; in the
+  release a centroid of zeros competes with the others. If there is no centroid yet, features give no labels.
 - Pixels of a crop beyond the target image have no label.
-- The feature is what the classifier sees; with `network.head: squeeze_excite` that is the release's.
+- The feature is the input of the classifier, which with `network.head: squeeze_excite` is the release's.
 - Scored by the study's protocol; the release takes the highest logits of two scales (`fusion: max`).
-- A second round takes the centroids of the job that made its labels; the release keeps the first round's.
+- A second round takes the centroids of the job that made its labels; the release keeps those of the first round.
 """
 
-from collections.abc import Generator, Mapping
-from typing import Annotated, Literal
+from collections.abc import Generator, Mapping, Set
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from udaseg.data.batches.streams import Batch, Target
-from udaseg.errors import UserError
-from udaseg.methods.base import Context, MethodSpec, Step, Terms
-from udaseg.methods.diga_warmup import Config as WarmupConfig
-from udaseg.methods.diga_warmup import DiGAWarmup, mean_cross_entropy, mixed_views, qualifier, roles, translates
+from udaseg.methods.base import Context, MethodSpec, Step, Terms, require_equal_crops
+from udaseg.methods.diga.warmup import Config as WarmupConfig
+from udaseg.methods.diga.warmup import DiGAWarmup, mean_cross_entropy, mixed_views, qualifier, roles, translates
+from udaseg.methods.diga.warmup import Weights as WarmupWeights
 from udaseg.nets.base import Outputs
 from udaseg.ops.bank import nearest
 from udaseg.ops.consensus import bilateral_consensus, confirmed_means, feature_labels
@@ -41,20 +40,35 @@ from udaseg.ops.crdomix import draw_kept, kept_mask
 from udaseg.ops.losses import IGNORE
 from udaseg.ops.mixing import mix
 from udaseg.ops.prototypes import ClassMeans, momentum_update
+from udaseg.types import Positive, Share
 
 
 class Config(WarmupConfig):
-    # Of the target. both: where probabilities (the earlier stage's classes) and features (nearest centroid) agree;
-    # or those of one of them alone, everywhere.
     labels: Literal["both", "probability", "feature"] = "both"
-    centroid_momentum: Annotated[float, Field(ge=0, le=1)] = 1e-4  # share of an image's mean (released 1e-4)
-    min_pixels: Annotated[int, Field(ge=1)] = 5  # of a class in an image, for its mean to count (released 5)
-    blend: Annotated[float, Field(ge=0, le=1)] = 0.3  # as in the warm-up, there 0.4 (released 0.3)
+    """Source of the target's labels. Paper and released both.
+
+    probability: the earlier stage's classes; feature: the nearest centroid; both: only where these agree.
+    """
+
+    centroid_momentum: Share = 1e-4
+    """Share of an image's mean feature in the updated centroid. Released 1e-4."""
+
+    min_pixels: Positive = 5
+    """Pixels of a class that an image must have for its mean to update the centroid. Released 5."""
+
+    blend: Share = 0.3
 
 
-def _views(knobs: Config) -> dict[str, frozenset[str]]:
-    needed = {"source", "target"} | (set() if knobs.labels == "feature" else {"target.pseudo"})
-    return {"seg": frozenset({"source"}), "mix": frozenset(needed), "distil": mixed_views(knobs)}
+class Weights(WarmupWeights):
+    distil: float = 0.25
+
+    mix: float = 1.0
+    """Cross-entropy of augmented target images with pasted source classes. Released 1."""
+
+
+def _views(knobs: Config) -> dict[str, Set[str]]:
+    pseudo = set() if knobs.labels == "feature" else {"target.pseudo"}
+    return {"seg": {"source"}, "mix": {"source", "target"} | pseudo, "distil": mixed_views(knobs)}
 
 
 def _uses_centroids(knobs: Config, weights: Mapping[str, float]) -> bool:
@@ -64,7 +78,7 @@ def _uses_centroids(knobs: Config, weights: Mapping[str, float]) -> bool:
 SPEC = MethodSpec(
     name="diga",
     Config=Config,
-    weights={"seg": 1.0, "mix": 1.0, "distil": 0.25},  # as released
+    Weights=Weights,
     views=_views,
     consumes=lambda knobs, weights: ("prototypes", "counts") if _uses_centroids(knobs, weights) else (),
     roles=roles,
@@ -87,7 +101,7 @@ class DiGA(DiGAWarmup):
         self.register_buffer("counts", context.artifact("counts", (classes,), required=False))
 
     def uses_teacher(self, weights: Mapping[str, float]) -> bool:
-        # Centroids follow the mixed views also where nothing is distilled.
+        # Centroids follow the mixed views even if nothing is distilled.
         return "distil" in weights or _uses_centroids(self.knobs, weights)
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, list[ClassMeans]]:
@@ -104,7 +118,7 @@ class DiGA(DiGAWarmup):
 
     @torch.no_grad()
     def _target_labels(self, target: Target, step: Step) -> tuple[Tensor, Outputs | None]:
-        """Labels (B, H, W) of the target images, 255 = none, and the teacher's outputs for them where it is asked."""
+        """Labels (B, H, W) of the target images, 255 = none, and the teacher's outputs for them, if they are needed."""
         if not self.follows or self.teacher is None:
             return target.pseudo, None
         outputs = self.teacher(target.image)
@@ -117,19 +131,15 @@ class DiGA(DiGAWarmup):
         return labels, outputs
 
     def _means(self, outputs: Outputs, labels: Tensor) -> ClassMeans:
-        """Mean features of the teacher for each image and class, where it predicts what labels (B, H, W) say."""
+        """The teacher's mean feature of each image and class, over pixels that it predicts as in labels (B, H, W)."""
         embedding = outputs.features["embedding"]
         cells = nearest(labels, embedding.shape[-2:])
         return confirmed_means(embedding, outputs.logits, cells, self.knobs.min_pixels)
 
     def _cross_mix(self, batch: Batch, labels: Tensor, step: Step) -> Tensor:
         """The loss on augmented target images with pasted source classes; pasted pixels have their own labels."""
+        require_equal_crops(batch, "source crops are pasted on target crops")
         source, target = batch.source, batch.target
-        if source.image.shape != target.image.shape:
-            raise UserError(
-                "train.source and train.target: the cross mix pastes one's crops on the other's, so `batch` and `crop` "
-                f"of both must be equal; found {tuple(source.image.shape)} and {tuple(target.image.shape)}"
-            )
         mask = kept_mask(source.label, draw_kept(source.label, step.generator))
         image = mix(mask, source.image, self.augmented(target.image, step))
         return mean_cross_entropy(self.net(image).logits, mix(mask, source.label, labels))

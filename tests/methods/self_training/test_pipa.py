@@ -11,7 +11,8 @@ from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Step
-from udaseg.methods.pipa import BANK_STEPS, Config
+from udaseg.methods.self_training.contrast_terms import BANK_STEPS
+from udaseg.methods.self_training.pipa import Config
 
 HOSTS = {"pipa": "daformer", "dacs_pipa": "dacs"}
 SMALL = {

@@ -10,8 +10,8 @@ from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.errors import UserError
 from udaseg.methods.base import Step
-from udaseg.methods.daformer import FEATURE, Config
-from udaseg.methods.host import HostKnobs
+from udaseg.methods.self_training.dacs import Config as HostConfig
+from udaseg.methods.self_training.daformer import FEATURE, Config
 
 CAR = 2  # the only thing among the classes
 
@@ -50,7 +50,7 @@ def reached(method: Any) -> dict[str, bool]:
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 @pytest.mark.parametrize("masked", [0.0, 1.0])
 def test_without_its_distance_and_with_the_knobs_of_dacs_it_is_dacs_bit_by_bit(optimiser: str, masked: float) -> None:
-    knobs, optim = HostKnobs().model_dump(mode="json"), {"name": optimiser}
+    knobs, optim = HostConfig().model_dump(mode="json"), {"name": optimiser}
     ours = run_of(knobs=knobs, weights={"fd": 0.0, "masked": masked}, optim=optim)
     theirs = stepper(train_spec("dacs", weights={"masked": masked}, optim=optim))
     for run in (ours, theirs):
@@ -144,7 +144,7 @@ def test_no_thing_among_the_classes_is_refused_while_the_distance_is_on() -> Non
 
 
 def test_its_defaults_differ_from_those_of_dacs_where_the_releases_do() -> None:
-    ours, theirs = Config().model_dump(), HostKnobs().model_dump()
+    ours, theirs = Config().model_dump(), HostConfig().model_dump()
     assert {name: ours[name] for name in theirs if ours[name] != theirs[name]} == {
         "ema": 0.999, "mix_classes": "batch", "jitter": 0.2, "ignore_top": 15, "ignore_bottom": 120,
         "source_mean": "all",

@@ -9,7 +9,7 @@ from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors,
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step
-from udaseg.methods.dacs_cpsl import DACSCPSL, SPEC, Config
+from udaseg.methods.self_training.dacs_cpsl import DACSCPSL, SPEC, Config
 from udaseg.ops.losses import resize
 from udaseg.ops.pseudo import confidence_weighted
 
@@ -83,7 +83,7 @@ def test_a_rectified_label_by_hand(monkeypatch):
         seen.append(logits)
         return confidence_weighted(logits, *arguments)
 
-    monkeypatch.setattr("udaseg.methods.host.confidence_weighted", caught)
+    monkeypatch.setattr("udaseg.methods.self_training.dacs.confidence_weighted", caught)
     outputs = run.method.teacher(made.target.image)
     features, logits = outputs.features["embedding"], outputs.logits
     products = torch.empty_like(logits)
@@ -97,9 +97,8 @@ def test_a_rectified_label_by_hand(monkeypatch):
                 products[image, :, row, column] = weight * logits[image, :, row, column].softmax(0)
     wanted = products / products.sum(1, keepdim=True)
     terms_of(run, made)
-    judged = run.method.teacher_logits(outputs).softmax(1)
+    judged = run.method.judge(outputs).logits.softmax(1)
     torch.testing.assert_close(judged, wanted, rtol=1e-4, atol=1e-6)
-    run.method._judged = None
     assert not torch.equal(wanted.argmax(1), logits.argmax(1))
     torch.testing.assert_close(seen[0].argmax(1), resize(wanted.log(), (64, 64)).argmax(1))
 
@@ -125,7 +124,6 @@ def test_the_teacher_sees_the_images_once(weights):
     values, _ = run(0, [made])
     assert len(seen) == 1 and torch.equal(seen[0], made.target.image)
     assert values["self_label"] > 0
-    assert run.method._judged is None
 
 
 def test_each_batch_of_a_step_is_judged_by_its_own_images():
@@ -173,8 +171,7 @@ def test_where_the_teacher_says_a_class_without_a_prototype_it_is_believed():
     plain = outputs.logits.clone()
     plain[:, 1, :, :8] += 100
     plain[:, 1, :, 8:] -= 100
-    judged = run.method.teacher_logits(outputs._replace(logits=plain))
-    run.method._judged = None
+    judged = run.method.judge(outputs._replace(logits=plain)).logits
     assert torch.equal(judged[..., :8], plain[..., :8])
     assert not (judged[..., 8:].argmax(1) == 1).any()
     for index in range(2):

@@ -13,8 +13,8 @@ from udaseg.data.batches.streams import Batch
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step
-from udaseg.methods.diga import DiGA
-from udaseg.methods.diga_warmup import Config, DiGAWarmup
+from udaseg.methods.diga.diga import DiGA
+from udaseg.methods.diga.warmup import Config, DiGAWarmup
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.nets.translator import Generator
@@ -58,7 +58,7 @@ def outcome(run: Any, made: Batch | None = None, step: Step | None = None) -> tu
 class Painter(nn.Module):
     """In a translator's place: everything is of one colour in the target's look."""
 
-    def forward(self, source: torch.Tensor, target: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return torch.full_like(source, BLACK)
 
 

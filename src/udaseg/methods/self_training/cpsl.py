@@ -1,53 +1,62 @@
-"""CPSL, stage 1: target pixels cluster about class prototypes, in the classes' shares, and so rectify pseudo-labels.
+"""CPSL, stage 1: target pixels are clustered around class prototypes, balanced by class, to rectify pseudo-labels.
 
 Li, Li, He, Zhang, Jia & Zhang, "Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation",
 CVPR 2022, arXiv 2203.09744.
 
-Loss: seg + target + 0.1 self_label + 0.13 reg. The warm-up model's soft labels stay as they are; multiplied by how near
-a moving teacher's features are to each class's prototype they give the labels of `target`, on weak views. `self_label`
-trains the prototypes, and nothing else: sampled features of the teacher are assigned to them, together with a queue of
-earlier ones, so that the classes get the shares that they have among the labels, and the prototypes' own softmax is to
-say the same. `reg` asks for one prediction of weak and strong views. After the step the queue takes the sampled
-features, the shares follow the labels, and the moving prototypes and the teacher follow the trained ones. Everything
-about the target happens at a quarter of its resolution. Its distillation stages are ProDA's (`proda_distill`).
+Loss: seg + target + 0.1 self_label + 0.13 reg. The warm-up model's soft labels are fixed. Multiplied by P_SL, weights
+that measure how near a moving teacher's features are to each class's prototype, they give the labels of `target`, on
+weak views. `self_label` trains the prototypes only: sampled features of the teacher are assigned to them, together with
+a queue of earlier ones, such that each class gets its share among the labels, and the softmax over the prototypes has
+to reproduce the assignments. `reg` asks for equal predictions on weak and strong views. After the step the queue takes
+the sampled features, the shares follow the labels, the moving prototypes follow the trained ones and the teacher
+follows the student. All target terms are computed at a quarter of the resolution. CPSL's distillation stages are
+ProDA's (`proda.distill`).
 
 Differences from the paper (of whose values only the release's are known here)
-- `reg` compares the student's strong view with the teacher's weak one, which gets no gradient.
+- `reg` compares the student on the strong view with the teacher on the weak one, which gets no gradient.
 - Prototypes start from unweighted means of images, as released.
 Differences from the released code
-- Where it does something else than the paper, or more, a knob follows it: `released` of `target_loss`, `consistency`,
-  `cutmix`, `sampler`, `prior`, `logit_term`, `queue_scores` and `teacher_mode`.
-- Its contrastive term of weight 0.001 is left out: the labels of its queue are those of other pixels.
-- The images of a step see the queue as it was before it; the release fills it image by image.
-- Pixels are sampled from the weak view at a quarter of its resolution, where their labels are; the release takes them
-  from the whole image.
-- Maps follow the strong view as its picture did; the view is ProDA's, without a further blur and jitter of colours.
-- All labels empty: a loss of 0, not NaN. A class of the share 0 has 1e-6 in assignments, not NaN.
-- A class without a prototype, as no image showed enough of it, keeps the pixels that the soft labels give it, gets no
-  others, and takes their mean as its prototype; the release lets its prototype of zeros compete.
+- Wherever it deviates from the paper, a knob has its form as `released`: `target_loss`, `consistency`, `cutmix`,
+  `sampler`, `prior`, `logit_term`, `queue_scores` and `teacher_mode`.
+- Its contrastive term of weight 0.001 is left out: the labels in that term's queue belong to other pixels.
+- All images of a step see the queue from before the step; the release fills it image by image.
+- Pixels are sampled from the weak view at a quarter of its resolution, where their labels are; the release samples the
+  whole image.
+- Maps are warped exactly as the strong view was. The strong view is ProDA's, without a second blur and colour jitter.
+- If all labels are empty, the loss is 0, not NaN. A class with the share 0 gets 1e-6 in assignments, not NaN.
+- A class without a prototype, because no image showed enough of it, keeps the pixels that the soft labels give it, gets
+  no others, and takes their mean as its prototype; in the release its prototype of zeros competes with the others.
 
-With `prior: paper` the shares follow labels that follow them: a class that is lost in the labels loses its share, too.
-P_SL looks at the classifier's input pixel by pixel, and with `network.head: aspp` the classifier sees more than that.
+With `prior: paper` shares and labels follow each other: a class that vanishes from the labels loses its share, too.
+P_SL looks at the classifier's input pixel by pixel; with `network.head: aspp` the classifier has a wider field of view.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Set
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from udaseg.data.batches.streams import Batch, Target
-from udaseg.errors import UserError
-from udaseg.methods.base import Context, Method, MethodSpec, OptimizerFactory, Step, Terms, supervised
-from udaseg.methods.host import Share
-from udaseg.methods.proda import SCALE, working_size
-from udaseg.methods.self_labelling import (
-    Fidelity,
+from udaseg.methods.base import (
+    Context,
+    Method,
+    MethodSpec,
+    OptimizerFactory,
+    Step,
+    Supervised,
+    Terms,
+    require_equal_crops,
+    supervised,
+)
+from udaseg.methods.proda.proda import SCALE, DenoisingKnobs, working_size
+from udaseg.methods.self_training.self_labelling import (
     FixedPrototypes,
     SelfLabellingKnobs,
+    SelfLabellingWeights,
     build_self_labelling,
     kept_where_unseen,
-    prototype_optimiser,
+    prototype_optimizer,
     remember,
 )
 from udaseg.nets.self_labelling import Drawn, SelfLabelling
@@ -58,28 +67,53 @@ from udaseg.ops.denoising import rectified_labels, symmetric_cross_entropy
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
 from udaseg.ops.mixing import mix
 from udaseg.ops.self_labelling import prototype_consistency, view_consistency
+from udaseg.types import Fidelity
 
-ORDINARY, REVERSE = 0.1, 1.0  # weights of the cross-entropies within `target_loss: released`
-PASTED = 0.5  # chance of a rectangle of source with `cutmix: released`
+ORDINARY, REVERSE = 0.1, 1.0  # factors on the cross-entropies within `target_loss: released`
+PASTED = 0.5  # probability of a pasted rectangle with `cutmix: released`
 
 
-class Config(SelfLabellingKnobs):
-    # paper: the cross-entropy of rectified labels; released: 0.1 of it and the reverse one, as ProDA's sce.
+class Config(SelfLabellingKnobs, DenoisingKnobs):
     target_loss: Fidelity = "paper"
-    # paper: symmetric KL of both views' predictions; released: one-sided KL of their assignments to prototypes.
+    """Form of the term target.
+
+    paper: cross-entropy of rectified labels
+    released: a tenth of it and the reverse cross-entropy
+    """
+
     consistency: Fidelity = "paper"
-    cutmix: Fidelity = "paper"  # released: by chance, half of the weak view is a rectangle of source; paper: never
-    threshold: Share = 0.0  # confidence of a rectified label below which its pixel is ignored (released 0: none is)
-    ema: Share = 0.999  # share of the teacher and of the moving prototypes that a step keeps (released 0.999)
-    teacher_mode: Fidelity = "paper"  # paper: evaluation mode; released: never left training mode
+    """Form of the term reg.
+
+    paper: symmetric divergence of both views' predictions
+    released: one-sided, of assignments to prototypes
+    """
+
+    cutmix: Fidelity = "paper"
+    """Images of the term target.
+
+    paper: the weak view is a target image
+    released: with probability 0.5 half of it is a rectangle of a source image
+    """
 
 
-def _views(knobs: Config) -> dict[str, frozenset[str]]:
+class Weights(SelfLabellingWeights, Supervised):
+    target: float = 1.0
+    """Cross-entropy of weak views with rectified labels. Released 1."""
+
+    reg: float = 0.13
+    """Consistency of weak and strong views. Released 5 for GTA5, with `consistency: released`.
+
+    The released divergence has one direction and is divided by 19 classes; 5 / (2 * 19) corresponds to it in the
+    paper's form.
+    """
+
+
+def _views(knobs: Config) -> dict[str, Set[str]]:
     return {
-        "seg": frozenset({"source"}),
-        "target": frozenset({"target", "target.soft", *(["target.full"] if knobs.rectify else [])}),
-        "self_label": frozenset({"target", "target.soft", "target.full"}),
-        "reg": frozenset({"target", "target.full", "target.strong"}),
+        "seg": {"source"},
+        "target": {"target", "target.soft", *(["target.full"] if knobs.rectify else [])},
+        "self_label": {"target", "target.soft", "target.full"},
+        "reg": {"target", "target.full", "target.strong"},
     }
 
 
@@ -93,16 +127,14 @@ def _consumes(knobs: Config, weights: Any) -> tuple[str, ...]:
 SPEC = MethodSpec(
     name="cpsl",
     Config=Config,
-    # As released for GTA5, but for reg: its 5 is of a divergence in one direction, divided by 19 classes (consistency:
-    # released); 5 / (2 * 19) is as much of the paper's form.
-    weights={"seg": 1.0, "target": 1.0, "self_label": 0.1, "reg": 0.13},
+    Weights=Weights,
     views=_views,
     consumes=_consumes,
 )
 
 
 class WeakView(NamedTuple):
-    """What the teacher sees in the whole images, in the weak views."""
+    """The teacher's view of the whole images, cut to the weak views."""
 
     features: Tensor  # (B, D, h, w)
     logits: Tensor  # (B, C, h, w)
@@ -131,7 +163,7 @@ class CPSL(Method):
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:
         found = super().optimizers(optim)
         if isinstance(self.labelling, SelfLabelling):
-            found["prototypes"] = prototype_optimiser(self.labelling, self.knobs, optim)
+            found["prototypes"] = prototype_optimizer(self.labelling, self.knobs, optim)
         return found
 
     def losses(self, batch: Batch, step: Step) -> Generator[Terms, None, Drawn | None]:
@@ -206,17 +238,13 @@ class CPSL(Method):
 
 
 def pasted(batch: Batch, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weak views (B, 3, H, W) and their labels (B, h, w) with one rectangle of the source's, the same for all images.
+    """Weak views (B, 3, H, W) and their labels (B, h, w) with a rectangle of the source, the same for all images.
 
     Raises:
         UserError: source and target crops differ in size or number.
     """
+    require_equal_crops(batch, "with `cutmix: released` source crops are pasted on target crops")
     source, image = batch.source, batch.target.image
-    if source.image.shape != image.shape:
-        raise UserError(
-            "train.source and train.target: knobs.cutmix pastes one's crops on the other's, so `batch` and `crop` of "
-            f"both must be equal; found {tuple(source.image.shape)} and {tuple(image.shape)}"
-        )
     mask = half_rectangle((image.shape[-2], image.shape[-1]), generator).to(image.device).expand(len(image), -1, -1)
     size = labels.shape[-2:]
     return mix(mask, source.image, image), mix(nearest(mask, size), nearest(source.label, size), labels)

@@ -1,50 +1,61 @@
-"""ProDA, stages 2 and 3: a fresh student learns from an earlier stage's network and its confident labels.
+"""ProDA, stages 2 and 3: a fresh student learns from the network of an earlier stage and its confident labels.
 
 Zhang et al., "Prototypical Pseudo Label Denoising and Target Structure Learning for Domain Adaptive Semantic
 Segmentation", CVPR 2021, arXiv 2101.10979.
 
-Loss: seg + pseudo + kd, where pseudo is the cross-entropy with hard pseudo-labels of the earlier stage, and kd the
-divergence from that stage's network, frozen, which sees the same strong view as the student. Everything about the
-target happens at a quarter of its resolution. Where the student starts from (self-supervised weights in stage 2, the
-student of stage 2 in the release's stage 3) is a matter of the stage's `init`, not of this file.
+Loss: seg + pseudo + kd. `pseudo` is the cross-entropy with hard pseudo-labels of the earlier stage, and `kd` the
+divergence from that stage's frozen network, which sees the same strong view as the student. Target terms are computed
+at a quarter of the resolution. The stage's `init` sets the student's initial weights (in the release, self-supervised
+ones in stage 2 and the student of stage 2 in stage 3).
 
 Differences from the paper
-- kd is a mean over pixels and classes, as released.
+- `kd` is a mean over pixels and classes, as released.
 Differences from the released code
-- The divergence is one: the release hands over probabilities where it needs their logarithms (`kd: released`).
-- Labels follow the strong view as its picture did; the release's replay goes elsewhere (`strong_warp: released`).
-- All labels ignored: a loss of 0 where the release gives NaN.
+- `kd` is a divergence; the release passes probabilities where logarithms are needed (`kd: released`).
+- Labels are warped exactly as the strong view was; the release's replay deviates (`strong_warp: released`).
+- If all labels are ignored, the loss is 0; the release gives NaN.
 """
 
 from collections.abc import Generator
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from udaseg.data.batches.streams import Batch, Target
-from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
+from udaseg.methods.base import Context, Method, MethodSpec, Step, Supervised, Terms, supervised
+from udaseg.methods.proda.proda import SCALE, WarpKnobs, working_size
 from udaseg.nets.teacher import Frozen
 from udaseg.ops.denoising import distillation_kl
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
+from udaseg.types import Fidelity
 
-SCALE = 1 / 4  # of the working resolution
+
+class Config(WarpKnobs):
+    kd: Fidelity = "paper"
+    """Form of the term kd.
+
+    paper: divergence of the student from the teacher
+    released: with probabilities in the place of their logarithms
+    """
 
 
-class Config(Knobs):
-    kd: Literal["paper", "released"] = "paper"  # released: the student's probabilities in place of their logarithms
-    strong_warp: Literal["paper", "released"] = "paper"  # released: a replay of the strong view's geometry with slips
+class Weights(Supervised):
+    pseudo: float = 1.0
+    """Cross-entropy of strong views with pseudo-labels. Released 1."""
+
+    kd: float = 1.0
+    """Divergence from the frozen network of the earlier stage. Released 1."""
 
 
 SPEC = MethodSpec(
     name="proda_distill",
     Config=Config,
-    weights={"seg": 1.0, "pseudo": 1.0, "kd": 1.0},  # as released
+    Weights=Weights,
     views={
-        "seg": frozenset({"source"}),
-        "pseudo": frozenset({"target", "target.pseudo", "target.strong"}),
-        "kd": frozenset({"target", "target.strong"}),
+        "seg": {"source"},
+        "pseudo": {"target", "target.pseudo", "target.strong"},
+        "kd": {"target", "target.strong"},
     },
     roles=("student", "teacher"),
 )
@@ -64,7 +75,7 @@ class ProDADistill(Method):
         if not (step.active("pseudo") or step.active("kd")):
             return
         target = batch.target
-        size = tuple(int(length * SCALE) for length in target.strong.shape[-2:])
+        size = working_size(target.strong)
         logits = resize(self.net(target.strong).logits, size)
         terms: Terms = {}
         if step.active("pseudo"):
@@ -76,7 +87,7 @@ class ProDADistill(Method):
         yield terms
 
     def _labels(self, target: Target, size: tuple[int, ...]) -> Tensor:
-        """Pseudo-labels (B, h, w) of the strong views, 255 where the weak ones do not reach."""
+        """Pseudo-labels (B, h, w) of the strong views, 255 outside the weak views."""
         # Whole numbers up to 255 stay exact in float32.
         weak = F.interpolate(target.pseudo[:, None].float(), size, mode="nearest-exact").long()
         found = []

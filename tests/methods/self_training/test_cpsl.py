@@ -9,10 +9,10 @@ from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors,
 
 from udaseg.data.batches.views import Geometry
 from udaseg.errors import UserError
-from udaseg.methods import cpsl
 from udaseg.methods.base import Context, Step
-from udaseg.methods.cpsl import CPSL, SPEC, Config
-from udaseg.methods.self_labelling import FixedPrototypes
+from udaseg.methods.self_training import cpsl
+from udaseg.methods.self_training.cpsl import CPSL, SPEC, Config
+from udaseg.methods.self_training.self_labelling import FixedPrototypes
 from udaseg.ops.losses import cross_entropy, resize
 from udaseg.ops.self_labelling import view_consistency
 from udaseg.ops.warp import Warp

@@ -1,0 +1,1 @@
+"""ProDA: denoised pseudo-labels (`proda`), then distillation into fresh students (`distill`)."""
