@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from measure import Form, compare
 from torch import Tensor
 
-from udaseg.nets.self_labelling import FeatureQueue
-from udaseg.ops.denoising import rectified_labels
-from udaseg.ops.self_labelling import cosine_weights
+from udaseg.nets.prototype_assignment import FeatureQueue
+from udaseg.ops.consistency import rectified_labels
+from udaseg.ops.prototype_assignment import cosine_weights
 
 IMAGES = 4
 TEMPERATURE = 0.08  # as released

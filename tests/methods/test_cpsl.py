@@ -14,7 +14,7 @@ from udaseg.methods.base import Context, Step
 from udaseg.methods.cpsl import CPSL, SPEC, Config
 from udaseg.methods.self_labelling import FixedPrototypes
 from udaseg.ops.losses import cross_entropy, resize
-from udaseg.ops.self_labelling import view_consistency
+from udaseg.ops.prototype_assignment import view_consistency
 from udaseg.ops.warp import Warp
 
 TERMS = ("target", "self_label", "reg")

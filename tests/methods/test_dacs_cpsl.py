@@ -11,7 +11,7 @@ from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step
 from udaseg.methods.dacs_cpsl import DACSCPSL, SPEC, Config
 from udaseg.ops.losses import resize
-from udaseg.ops.pseudo import confidence_weighted
+from udaseg.ops.pseudo_labels import confidence_weighted
 
 SMALL = {"queue": 64, "samples": 16}
 OFF = {"self_label": 0.0}

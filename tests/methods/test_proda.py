@@ -11,7 +11,7 @@ from udaseg.errors import UserError
 from udaseg.methods import proda
 from udaseg.methods.base import Context, Step
 from udaseg.methods.proda import SPEC, Config, ProDA
-from udaseg.ops.denoising import regulariser
+from udaseg.ops.consistency import regulariser
 from udaseg.ops.losses import cross_entropy, resize
 from udaseg.ops.prototypes import class_means, momentum_update
 from udaseg.ops.warp import Warp

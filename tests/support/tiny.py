@@ -20,7 +20,7 @@ from udaseg.engine.step import Stepper
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context
 from udaseg.nets.build import build_network
-from udaseg.nets.memory import ClassMemory
+from udaseg.nets.feature_bank import ClassMemory
 from udaseg.nets.translator import Generator
 from udaseg.runs.files import read_json, write_json
 from udaseg.runs.spec import TrainSpec

@@ -12,7 +12,7 @@ from udaseg.config.schema import Network, Protocol
 from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.errors import UserError
-from udaseg.machine.memory import memory_named
+from udaseg.machine.out_of_memory import memory_named
 from udaseg.nets.base import SegmentationNet
 from udaseg.nets.build import build_network
 from udaseg.ops.losses import resize

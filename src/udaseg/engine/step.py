@@ -11,7 +11,7 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch
 from udaseg.engine.optimizers import Optimisers, rate_factor, scale_rates
 from udaseg.errors import UserError
-from udaseg.machine.memory import memory_named
+from udaseg.machine.out_of_memory import memory_named
 from udaseg.methods.base import Method, Step
 from udaseg.runs.spec import TrainSpec
 from udaseg.seeding import seed_for

@@ -21,7 +21,7 @@ from udaseg.engine.sets import fingerprints, open_labels, open_sets, require_fin
 from udaseg.engine.step import Stepper
 from udaseg.errors import Interrupted, UserError
 from udaseg.machine.environment import make_exact
-from udaseg.machine.memory import memory_named
+from udaseg.machine.out_of_memory import memory_named
 from udaseg.machine.signals import Interrupts
 from udaseg.methods.base import Context, Method
 from udaseg.nets.weights import file_weights, imagenet_weights

@@ -29,7 +29,7 @@ from typing import Literal
 from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
-from udaseg.ops.regularisation import has_label, kld_regulariser, pooled, soft_cross_entropy
+from udaseg.ops.regularisers import has_label, kld_regulariser, pooled, soft_cross_entropy
 
 
 class Config(Knobs):

@@ -28,8 +28,8 @@ from udaseg.methods.self_labelling import (
     remember,
 )
 from udaseg.nets.base import Outputs
-from udaseg.nets.self_labelling import Drawn, SelfLabelling
-from udaseg.ops.bank import nearest
+from udaseg.nets.prototype_assignment import Drawn, SelfLabelling
+from udaseg.ops.feature_bank import nearest
 from udaseg.ops.losses import IGNORE
 from udaseg.ops.schedules import ema_keep
 

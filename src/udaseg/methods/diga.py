@@ -35,9 +35,9 @@ from udaseg.methods.base import Context, MethodSpec, Step, Terms
 from udaseg.methods.diga_warmup import Config as WarmupConfig
 from udaseg.methods.diga_warmup import DiGAWarmup, mean_cross_entropy, mixed_views, qualifier, roles, translates
 from udaseg.nets.base import Outputs
-from udaseg.ops.bank import nearest
 from udaseg.ops.consensus import bilateral_consensus, confirmed_means, feature_labels
 from udaseg.ops.crdomix import draw_kept, kept_mask
+from udaseg.ops.feature_bank import nearest
 from udaseg.ops.losses import IGNORE
 from udaseg.ops.mixing import mix
 from udaseg.ops.prototypes import ClassMeans, momentum_update

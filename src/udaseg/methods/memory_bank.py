@@ -40,10 +40,10 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms
 from udaseg.nets.base import Outputs
-from udaseg.nets.memory import ClassFrequencies, ClassMemory
+from udaseg.nets.feature_bank import ClassFrequencies, ClassMemory
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.bank import trusted_labels
 from udaseg.ops.class_weights import balanced_cross_entropy
+from udaseg.ops.feature_bank import trusted_labels
 from udaseg.ops.losses import IGNORE, resize
 from udaseg.ops.schedules import ema_keep
 from udaseg.ops.semi_supervised import confident_cross_entropy, cosine_keep, normalised_entropy, ramp_up, teacher_labels

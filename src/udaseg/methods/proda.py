@@ -32,7 +32,7 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch, Target
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.denoising import Regulariser, rectified_labels, regulariser, structure_kl, symmetric_cross_entropy
+from udaseg.ops.consistency import Regulariser, rectified_labels, regulariser, structure_kl, symmetric_cross_entropy
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
 from udaseg.ops.prototypes import (
     ClassMeans,

@@ -26,7 +26,7 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch, Target
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
 from udaseg.nets.teacher import Frozen
-from udaseg.ops.denoising import distillation_kl
+from udaseg.ops.consistency import distillation_kl
 from udaseg.ops.losses import IGNORE, cross_entropy, resize
 
 SCALE = 1 / 4  # of the working resolution

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from udaseg.methods.base import Context, Knobs, OptimizerFactory, Step
-from udaseg.nets.self_labelling import Drawn, SelfLabelling
-from udaseg.ops.self_labelling import cosine_logits, seen_classes
+from udaseg.nets.prototype_assignment import Drawn, SelfLabelling
+from udaseg.ops.prototype_assignment import cosine_logits, seen_classes
 
 Fidelity = Literal["paper", "released"]
 

@@ -13,7 +13,7 @@ from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops import mixing
 from udaseg.ops.feature_distance import feature_distance, shrink_labels, thing_cells
 from udaseg.ops.losses import weighted_cross_entropy
-from udaseg.ops.pseudo import confidence_weighted
+from udaseg.ops.pseudo_labels import confidence_weighted
 from udaseg.ops.sampling import rare_class_probabilities
 from udaseg.ops.schedules import ema_keep
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.bank import bank_contrast, labelled_rows, nearest, quota, trusted_labels, update_bank
+from udaseg.ops.feature_bank import bank_contrast, labelled_rows, nearest, quota, trusted_labels, update_bank
 
 CLASSES, SIZE, WIDTH = 3, 5, 4
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udaseg.ops.pseudo import confidence_weighted
+from udaseg.ops.pseudo_labels import confidence_weighted
 
 
 def logits_of(batch=2, classes=3, height=6, width=5, scale=4.0, seed=0):

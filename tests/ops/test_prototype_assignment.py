@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.self_labelling import (
+from udaseg.ops.prototype_assignment import (
     UNSEEN,
     assigned_prior,
     balanced_assignment,

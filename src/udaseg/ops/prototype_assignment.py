@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udaseg.ops.class_shares import usable_prior
-from udaseg.ops.denoising import structure_kl
+from udaseg.ops.class_balance import usable_prior
+from udaseg.ops.consistency import structure_kl
 from udaseg.ops.transport import sinkhorn
 
 # Of a class that does not take part. Finite, so that 0 log 0 does not become NaN further on; its exponential is 0.

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from udaseg.nets.self_labelling import FeatureQueue, SelfLabelling
-from udaseg.ops.class_shares import class_shares
-from udaseg.ops.self_labelling import balanced_assignment, row_scores, self_label_loss
+from udaseg.nets.prototype_assignment import FeatureQueue, SelfLabelling
+from udaseg.ops.class_balance import class_shares
+from udaseg.ops.prototype_assignment import balanced_assignment, row_scores, self_label_loss
 
 CLASSES, WIDTH, SIDE = 3, 5, 6
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udaseg.ops.class_shares import class_shares, draw_balanced, draw_uniform, moving_prior, sample_counts
-from udaseg.ops.contrast import take_pixels
-from udaseg.ops.self_labelling import (
+from udaseg.ops.class_balance import class_shares, draw_balanced, draw_uniform, moving_prior, sample_counts
+from udaseg.ops.pixel_contrast import take_pixels
+from udaseg.ops.prototype_assignment import (
     assigned_prior,
     balanced_assignment,
     cosine_logits,

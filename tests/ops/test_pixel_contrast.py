@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.contrast import draw_pixels, hard_contrast, pixel_contrast, sample_views, take_pixels
+from udaseg.ops.pixel_contrast import draw_pixels, hard_contrast, pixel_contrast, sample_views, take_pixels
 
 
 def units(*shape, seed=0, dtype=torch.float64):

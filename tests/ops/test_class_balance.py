@@ -3,7 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udaseg.ops.class_shares import class_shares, draw_balanced, draw_uniform, moving_prior, sample_counts, usable_prior
+from udaseg.ops.class_balance import (
+    class_shares,
+    draw_balanced,
+    draw_uniform,
+    moving_prior,
+    sample_counts,
+    usable_prior,
+)
 
 CLASSES = 4
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from udaseg.ops.losses import IGNORE, cross_entropy
-from udaseg.ops.regularisation import has_label, kld_regulariser, pooled, soft_cross_entropy
+from udaseg.ops.regularisers import has_label, kld_regulariser, pooled, soft_cross_entropy
 
 
 def random(*shape, seed=0):

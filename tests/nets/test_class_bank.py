@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from udaseg.nets.memory import ClassFrequencies, ClassMemory
+from udaseg.nets.feature_bank import ClassFrequencies, ClassMemory
 from udaseg.ops.class_weights import balanced_weights
 
 

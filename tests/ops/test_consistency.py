@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.denoising import (
+from udaseg.ops.consistency import (
     distillation_kl,
     rectified_labels,
     regulariser,
