@@ -1,4 +1,4 @@
-"""Types that many parameters share, each defined once."""
+"""Types that many parameters share and the one constant of all label maps, each defined once."""
 
 from typing import Annotated, Literal
 
@@ -10,3 +10,5 @@ Size = tuple[Positive, Positive]  # height and width, in pixels
 Split = Literal["train", "val", "test"]
 Scored = Literal["val", "test"]  # splits whose labels are kept at native size, too
 Fidelity = Literal["paper", "released"]  # where the released code does something else than the paper says
+
+IGNORE = 255  # label of a pixel that neither trains nor scores, everywhere in this project

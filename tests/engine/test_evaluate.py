@@ -17,7 +17,7 @@ from udaseg.engine.predict import PLAIN, load_predictor, predict_scores, predict
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.runs.files import read_json, write_json, write_yaml
 from udaseg.runs.folder import publish
 from udaseg.runs.spec import EvaluateSpec

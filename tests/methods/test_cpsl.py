@@ -13,8 +13,9 @@ from udaseg.methods import cpsl
 from udaseg.methods.base import Context, Step
 from udaseg.methods.cpsl import CPSL, SPEC, Config
 from udaseg.methods.self_labelling import FixedPrototypes
-from udaseg.ops.losses import cross_entropy, resize
-from udaseg.ops.prototype_assignment import view_consistency
+from udaseg.ops.consistency import view_consistency
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.warp import Warp
 
 TERMS = ("target", "self_label", "reg")

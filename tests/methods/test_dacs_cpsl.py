@@ -10,7 +10,7 @@ from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step
 from udaseg.methods.dacs_cpsl import DACSCPSL, SPEC, Config
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.ops.pseudo_labels import confidence_weighted
 
 SMALL = {"queue": 64, "samples": 16}

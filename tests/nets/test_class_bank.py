@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from udaseg.nets.feature_bank import ClassFrequencies, ClassMemory
-from udaseg.ops.class_weights import balanced_weights
+from udaseg.ops.class_balance import balanced_weights
 
 
 def memory_of(selectors="paper", keep="paper", size=8):

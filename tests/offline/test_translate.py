@@ -14,7 +14,7 @@ from udaseg.engine.checkpoint import save_tensors
 from udaseg.errors import UserError
 from udaseg.nets.translator import Generator
 from udaseg.offline.translate import drawn_pairs, translate
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.ops.translation import lab_transfer
 from udaseg.runs.files import read_json, write_json, write_yaml
 from udaseg.runs.folder import publish

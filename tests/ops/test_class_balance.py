@@ -1,13 +1,20 @@
+import math
+from statistics import median
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udaseg.ops.class_balance import (
+    balanced_weights,
     class_shares,
+    count_classes,
     draw_balanced,
     draw_uniform,
     moving_prior,
+    pixel_weights,
+    rare_class_probabilities,
     sample_counts,
     usable_prior,
 )
@@ -144,3 +151,86 @@ class TestPrior:
     def test_what_does_not_fit_is_refused(self, prior, shares, keep):
         with pytest.raises(ValueError, match="expected"):
             moving_prior(torch.ones(prior), torch.ones(shares), keep)
+
+
+LABELS = torch.tensor([[[0, 0, 1], [255, 2, 2]]])
+
+
+class TestCounts:
+    def test_each_class_is_counted_and_what_is_ignored_is_not(self):
+        assert count_classes(LABELS, 4).tolist() == [2, 1, 2, 0]
+        assert count_classes(torch.tensor([250, 255]), 2).tolist() == [0, 0]
+        assert count_classes(torch.zeros(0).long(), 2).tolist() == [0, 0]
+
+
+class TestBalancedWeights:
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.integers(0, 1000), min_size=1, max_size=8))
+    def test_values_are_those_of_a_naive_loop(self, counts):
+        weights = balanced_weights(torch.tensor(counts))
+        seen = [count for count in counts if count]
+        if not seen:
+            assert weights.tolist() == [1.0] * len(counts)
+            return
+        expected = [math.sqrt(median(seen) / count) if count else 0.0 for count in counts]
+        expected = [weight or max(expected) for weight in expected]
+        assert weights.tolist() == pytest.approx(expected)
+        assert (weights > 0).all()
+
+    def test_equal_counts_weigh_one(self):
+        assert balanced_weights(torch.full((5,), 7)).tolist() == [1.0] * 5
+
+    def test_other_shapes_are_refused(self):
+        for counts in (torch.ones(2, 2).long(), torch.ones(2)):
+            with pytest.raises(ValueError, match="expected"):
+                balanced_weights(counts)
+
+
+WEIGHTS = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
+
+
+class TestPixelWeights:
+    def test_each_pixel_has_its_classs_weight_and_an_ignored_one_none(self):
+        assert pixel_weights(LABELS, WEIGHTS).tolist() == [[[0.5, 0.5, 1.0], [0.0, 4.0, 4.0]]]
+
+
+COUNTS = st.lists(st.lists(st.integers(0, 10**9), min_size=4, max_size=4), min_size=1, max_size=5)
+
+
+class TestRareClassProbabilities:
+    @given(COUNTS, st.sampled_from([0.1, 1.0, 100.0]))
+    def test_value_is_that_of_a_naive_loop(self, counts, temperature):
+        totals = [sum(row[index] for row in counts) for index in range(4)]
+        raised = [math.exp((1 - n / sum(totals)) / temperature) if n else 0.0 for n in totals]
+        found = rare_class_probabilities(torch.tensor(counts), temperature)
+        assert found.shape == (4,) and found.dtype == torch.float32
+        expected = [value / sum(raised) for value in raised] if any(totals) else [0.0] * 4
+        assert found.tolist() == pytest.approx(expected, rel=2e-5, abs=1e-7)
+
+    def test_the_rarer_the_likelier_and_absent_never(self):
+        common, rare, absent, middle = rare_class_probabilities(torch.tensor([[900, 1, 0, 90]]), 0.01).tolist()
+        assert rare > middle > common and absent == 0
+
+    def test_a_high_temperature_makes_all_alike(self):
+        found = rare_class_probabilities(torch.tensor([[900, 1, 90]]), 1e6)
+        assert found.tolist() == pytest.approx([1 / 3] * 3, rel=1e-4)
+
+    def test_files_are_summed(self):
+        counts = torch.tensor([[5, 1, 0], [2, 3, 4]])
+        assert torch.equal(
+            rare_class_probabilities(counts, 0.1), rare_class_probabilities(counts.sum(0, keepdim=True), 0.1)
+        )
+
+    def test_more_pixels_than_float32_can_count(self):
+        found = rare_class_probabilities(torch.tensor([[2**40, 2**40, 0]]), 0.01)
+        assert found.tolist() == [0.5, 0.5, 0.0]
+
+    def test_no_pixel_at_all_is_no_nan(self):
+        assert rare_class_probabilities(torch.zeros(2, 3, dtype=torch.int64), 0.01).tolist() == [0.0] * 3
+
+    @pytest.mark.parametrize(
+        ("counts", "temperature"), [(torch.ones(3).long(), 0.1), (torch.ones(2, 3), 0.1), (torch.ones(2, 3).long(), 0)]
+    )
+    def test_other_arguments_are_refused(self, counts, temperature):
+        with pytest.raises(ValueError, match="expected"):
+            rare_class_probabilities(counts, temperature)

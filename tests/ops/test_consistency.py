@@ -2,30 +2,21 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from udaseg.ops.consistency import (
+    cross_view_distillation,
     distillation_kl,
-    rectified_labels,
-    regulariser,
-    reverse_cross_entropy,
+    prototype_consistency,
     structure_kl,
-    symmetric_cross_entropy,
+    view_consistency,
 )
-from udaseg.ops.losses import cross_entropy
 
 
 def random(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def example(batch=2, classes=4, height=3, width=2, ignored=0.3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(batch, classes, height, width, generator=generator, dtype=torch.float64)
-    labels = torch.randint(0, classes, (batch, height, width), generator=generator)
-    return logits, labels.masked_fill(torch.rand(labels.shape, generator=generator) < ignored, 255)
 
 
 def pixels(maps):
@@ -36,147 +27,6 @@ def pixels(maps):
 def softmax(logits):
     exponentials = [math.exp(value - max(logits)) for value in logits]
     return [value / sum(exponentials) for value in exponentials]
-
-
-class TestRectifiedLabels:
-    @pytest.mark.parametrize("threshold", [0.0, 0.5])
-    def test_values_are_those_of_a_naive_loop(self, threshold):
-        soft, weights = random(2, 3, 3, 4).softmax(1), random(2, 3, 3, 4, seed=1).softmax(1)
-        found = rectified_labels(soft, weights, threshold)
-        assert found.labels.shape == found.confidence.shape == (2, 3, 4)
-        assert found.labels.dtype == torch.int64
-        several = zip(
-            pixels(soft),
-            pixels(weights),
-            found.labels.flatten().tolist(),
-            found.confidence.flatten().tolist(),
-            strict=True,
-        )
-        for probs, nearness, label, confidence in several:
-            product = [prob * weight for prob, weight in zip(probs, nearness, strict=True)]
-            assert confidence == pytest.approx(max(product) / sum(product))
-            assert label == (product.index(max(product)) if confidence >= threshold else 255)
-
-    def test_without_weights_the_soft_labels_decide(self):
-        soft = random(2, 3, 3, 4).softmax(1)
-        found = rectified_labels(soft)
-        assert torch.equal(found.labels, soft.argmax(1))
-        torch.testing.assert_close(found.confidence, soft.amax(1))
-
-    def test_uniform_weights_change_nothing(self):
-        soft = random(2, 4, 3, 4).softmax(1)
-        assert torch.equal(rectified_labels(soft, torch.full_like(soft, 0.25)).labels, rectified_labels(soft).labels)
-
-    @pytest.mark.parametrize("threshold", [0.0, 0.9])
-    def test_where_nothing_is_left_the_pixel_is_ignored(self, threshold):
-        soft = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).view(1, 2, 1, 3)  # none, first, second
-        weights = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
-        found = rectified_labels(soft, weights, threshold)
-        assert found.labels.flatten().tolist() == [255, 255, 1]
-        assert found.confidence.flatten().tolist() == [0, 0, 1]
-
-    def test_a_threshold_above_one_ignores_all(self):
-        assert (rectified_labels(random(1, 3, 2, 2).softmax(1), None, 1.01).labels == 255).all()
-
-    @pytest.mark.parametrize("weights", [(2, 3, 4, 3), (1, 3, 3, 4)])
-    def test_other_shapes_are_refused(self, weights):
-        with pytest.raises(ValueError, match="expected"):
-            rectified_labels(torch.ones(2, 3, 3, 4), torch.ones(weights))
-
-
-class TestReverseCrossEntropy:
-    @given(st.integers(1, 3), st.integers(2, 5), st.sampled_from([0.0, 0.5]))
-    def test_value_is_that_of_a_naive_loop(self, batch, classes, ignored):
-        logits, labels = example(batch, classes, ignored=ignored)
-        losses = []
-        for scores, label in zip(pixels(logits), labels.flatten().tolist(), strict=True):
-            if label != 255:
-                onehot = [1.0 if index == label else 1e-4 for index in range(classes)]
-                parts = zip(softmax(scores), onehot, strict=True)
-                losses.append(-sum(max(prob, 1e-7) * math.log(hot) for prob, hot in parts))
-        expected = sum(losses) / len(losses) if losses else 0.0
-        assert float(reverse_cross_entropy(logits, labels)) == pytest.approx(expected, abs=1e-12)
-
-    def test_is_bounded_where_the_label_is_wrong(self):
-        logits = torch.tensor([100.0, 0.0]).view(1, 2, 1, 1)
-        wrong, right = torch.ones(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, 1, dtype=torch.int64)
-        assert float(reverse_cross_entropy(logits, wrong)) == pytest.approx(-math.log(1e-4))
-        assert float(reverse_cross_entropy(logits, right)) == pytest.approx(0, abs=1e-5)
-
-    def test_gradient(self):
-        logits, labels = example()
-        assert gradcheck(lambda x: reverse_cross_entropy(x, labels), logits.requires_grad_())
-
-    @pytest.mark.parametrize("shape", [(2, 3, 3), (1, 3, 2)])
-    def test_other_shapes_are_refused(self, shape):
-        with pytest.raises(ValueError, match="expected"):
-            reverse_cross_entropy(random(2, 4, 3, 2), torch.zeros(shape, dtype=torch.int64))
-
-
-class TestSymmetricCrossEntropy:
-    def test_is_the_weighted_sum_of_both(self):
-        logits, labels = example()
-        expected = 0.3 * cross_entropy(logits, labels) + 2 * reverse_cross_entropy(logits, labels)
-        torch.testing.assert_close(symmetric_cross_entropy(logits, labels, 0.3, 2.0), expected)
-
-    def test_all_ignored_is_zero_and_has_a_zero_gradient(self):
-        logits, labels = example(ignored=1.1)
-        loss = symmetric_cross_entropy(logits.requires_grad_(), labels, 0.1, 1.0)
-        loss.backward()
-        assert loss == 0
-        assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-    def test_gradient(self):
-        logits, labels = example()
-        assert gradcheck(lambda x: symmetric_cross_entropy(x, labels, 0.1, 1.0), logits.requires_grad_())
-
-
-class TestRegulariser:
-    @pytest.mark.parametrize("kind", ["mrkld", "mrent"])
-    @pytest.mark.parametrize("masked", [False, True])
-    def test_value_is_that_of_a_naive_loop(self, kind, masked):
-        logits = random(2, 4, 3, 2)
-        mask = random(2, 3, 2, seed=1) > 0 if masked else torch.ones(2, 3, 2, dtype=torch.bool)
-        losses = []
-        for scores, counts in zip(pixels(logits), mask.flatten().tolist(), strict=True):
-            probs = softmax(scores)
-            if counts:
-                mrkld = -sum(math.log(prob) for prob in probs) / len(probs)
-                losses.append(mrkld if kind == "mrkld" else sum(prob * math.log(prob) for prob in probs))
-        loss = regulariser(logits, mask if masked else None, kind)
-        assert loss.shape == ()
-        assert float(loss) == pytest.approx(sum(losses) / len(losses))
-
-    @pytest.mark.parametrize("kind", ["mrkld", "mrent"])
-    def test_uniform_predictions_are_the_best(self, kind):
-        uniform, other = torch.zeros(1, 4, 2, 2), random(1, 4, 2, 2)
-        assert regulariser(uniform, kind=kind) < regulariser(other, kind=kind)
-
-    @pytest.mark.parametrize("kind", ["mrkld", "mrent"])
-    def test_gradient(self, kind):
-        mask = random(1, 2, 2, seed=1) > 0
-        assert gradcheck(lambda x: regulariser(x, mask, kind), random(1, 3, 2, 2).requires_grad_())
-
-    @pytest.mark.parametrize("kind", ["mrkld", "mrent"])
-    def test_stays_finite_where_the_network_is_certain(self, kind):
-        logits = torch.tensor([1e4, 0.0, -1e4]).view(1, 3, 1, 1).requires_grad_()
-        loss = regulariser(logits, kind=kind)
-        loss.backward()
-        assert loss.isfinite()
-        assert logits.grad.isfinite().all()
-
-    def test_an_empty_mask_gives_zero_with_a_zero_gradient(self):
-        logits = random(1, 3, 2, 2).requires_grad_()
-        loss = regulariser(logits, torch.zeros(1, 2, 2, dtype=torch.bool))
-        loss.backward()
-        assert loss == 0
-        assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-    def test_another_kind_or_shape_is_refused(self):
-        with pytest.raises(ValueError, match="entropy"):
-            regulariser(random(1, 3, 2, 2), kind="entropy")
-        with pytest.raises(ValueError, match="expected"):
-            regulariser(random(1, 3, 2, 2), torch.ones(2, 2, dtype=torch.bool))
 
 
 class TestStructureKl:
@@ -253,3 +103,147 @@ class TestDistillationKl:
             distillation_kl(random(1, 3, 2, 2), random(1, 3, 2, 2), "intended")
         with pytest.raises(ValueError, match="expected"):
             distillation_kl(random(1, 3, 2, 2), random(1, 3, 2, 3), "paper")
+
+
+def logits(batch=2, classes=3, height=2, width=3, seed=0, dtype=torch.float64):
+    maps = torch.randn(2 * batch, classes, height, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return 2 * maps
+
+
+@given(st.integers(1, 2), st.floats(0, 2), st.integers(0, 9))
+def test_value_is_that_of_a_naive_loop(batch, damping, seed):
+    student, teacher = logits(batch, seed=seed), logits(batch, seed=seed + 100)
+    expected = 0.0
+    for view, row, column in torch.cartesian_prod(*map(torch.arange, (2 * batch, 2, 3))).tolist():
+        own = student[view, :, row, column].tolist()
+        other = teacher[(view + batch) % (2 * batch), :, row, column].tolist()
+        normaliser = sum(map(math.exp, other))
+        log_normaliser = math.log(sum(map(math.exp, own)))
+        loss = -sum(math.exp(o) / normaliser * (s - log_normaliser) for o, s in zip(other, own, strict=True))
+        # Views of the first half are the clean ones, which learn from the mixed ones.
+        expected += (damping if view < batch else 1.0) * loss / (batch * 6)
+    found = cross_view_distillation(student, teacher, damping)
+    assert found.shape == () and float(found) == pytest.approx(expected)
+
+
+def test_gradient():
+    assert gradcheck(
+        lambda own: cross_view_distillation(own, logits(seed=1), 0.5), logits(1).repeat(2, 1, 1, 1).requires_grad_()
+    )
+
+
+def test_the_teacher_gets_no_gradient():
+    student, teacher = logits().requires_grad_(), logits(seed=1).requires_grad_()
+    cross_view_distillation(student, teacher).backward()
+    assert student.grad.any() and teacher.grad is None
+
+
+def test_is_least_where_each_view_says_what_the_other_ones_teacher_does():
+    teacher = logits(seed=1)
+    swapped = teacher.roll(2, 0).requires_grad_()
+    cross_view_distillation(swapped, teacher, 0.5).backward()
+    torch.testing.assert_close(swapped.grad, torch.zeros_like(swapped))
+
+
+def test_undamped_both_views_are_alike():
+    student, teacher = logits(), logits(seed=1)
+    swapped = cross_view_distillation(student.roll(2, 0), teacher.roll(2, 0))
+    torch.testing.assert_close(cross_view_distillation(student, teacher), swapped)
+    assert not torch.allclose(
+        cross_view_distillation(student, teacher, 0.5),
+        cross_view_distillation(student.roll(2, 0), teacher.roll(2, 0), 0.5),
+    )
+
+
+def test_large_logits_are_no_trouble():
+    student = (1e4 * logits(dtype=torch.float32)).requires_grad_()
+    loss = cross_view_distillation(student, 1e4 * logits(seed=1, dtype=torch.float32))
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((2, 3, 4, 4), (2, 3, 4, 5)), ((3, 3, 4, 4), (3, 3, 4, 4)), ((2, 3, 4), (2, 3, 4))]
+)
+def test_other_shapes_are_refused(student, teacher):
+    with pytest.raises(ValueError, match="expected"):
+        cross_view_distillation(torch.zeros(student), torch.zeros(teacher))
+
+
+def divergence(first, second):
+    return sum(a * math.log(a / b) for a, b in zip(first, second, strict=True))
+
+
+class TestConsistency:
+    mask = torch.tensor([[[True, False], [True, True]]])
+
+    def test_released_values_are_those_of_a_naive_loop(self):
+        student, teacher = random(1, 3, 2, 2), random(1, 3, 2, 2, seed=1)
+        total = 0.0
+        for row, column in ((0, 0), (1, 0), (1, 1)):
+            wanted = (teacher[0, :, row, column] / 0.08).softmax(0).tolist()
+            total += divergence(wanted, (student[0, :, row, column] / 0.08).softmax(0).tolist()) / 3
+        assert float(prototype_consistency(student, teacher, self.mask, 0.08)) == pytest.approx(total / 3)
+
+    def test_paper_values_are_those_of_a_naive_loop(self):
+        strong, weak = random(1, 3, 2, 2), random(1, 3, 2, 2, seed=1).softmax(dim=1)
+        total = 0.0
+        for row, column in ((0, 0), (1, 0), (1, 1)):
+            first, second = weak[0, :, row, column].tolist(), strong[0, :, row, column].softmax(0).tolist()
+            total += divergence(first, second) + divergence(second, first)
+        assert float(view_consistency(strong, weak, self.mask)) == pytest.approx(total / 3)
+
+    def test_gradients(self):
+        strong, weak = random(1, 3, 2, 2).requires_grad_(), random(1, 3, 2, 2, seed=1).requires_grad_()
+        assert gradcheck(lambda s, w: view_consistency(s, w.softmax(dim=1), self.mask), (strong, weak))
+        assert gradcheck(lambda s: prototype_consistency(s, weak, self.mask, 0.5), strong)
+        weak.grad = None
+        prototype_consistency(strong, weak, self.mask).backward()
+        assert weak.grad is None
+
+    def test_equal_views_cost_nothing(self):
+        logits = 30 * random(2, 5, 3, 3, dtype=torch.float32)
+        everywhere = torch.ones(2, 3, 3).bool()
+        assert view_consistency(logits, logits.softmax(dim=1), everywhere).abs() < 1e-5
+        assert prototype_consistency(logits, logits, everywhere, 0.08).abs() < 1e-6
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(0, 9), st.floats(-2, 3))
+    def test_other_views_cost_something(self, seed, power):
+        strong, weak = 10**power * random(1, 3, 2, 2, seed=seed), random(1, 3, 2, 2, seed=seed + 1).softmax(dim=1)
+        assert float(view_consistency(strong, weak, self.mask)) > 0
+
+    def test_a_weak_view_with_zeros_is_no_trouble(self):
+        strong = torch.tensor([60.0, -60.0]).view(1, 2, 1, 1).requires_grad_()
+        weak = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).requires_grad_()
+        loss = view_consistency(strong, weak, torch.ones(1, 1, 1).bool())
+        loss.backward()
+        assert loss.isfinite()
+        assert strong.grad.isfinite().all()
+        assert strong.grad[0, 0] > 0  # away from where the weak view is not
+        assert weak.grad.isfinite().all()
+
+    def test_what_is_masked_does_not_count(self):
+        strong, weak = random(1, 3, 2, 2), random(1, 3, 2, 2, seed=1)
+        other_strong, other_weak = strong.clone(), weak.clone()
+        other_strong[..., 0, 1], other_weak[..., 0, 1] = 7.0, 250.0
+        for loss in (
+            lambda s, w: view_consistency(s, w.softmax(dim=1), self.mask),
+            lambda s, w: prototype_consistency(s, w, self.mask),
+        ):
+            torch.testing.assert_close(loss(other_strong, other_weak), loss(strong, weak))
+
+    def test_with_nothing_known_it_is_zero_and_connected(self):
+        nothing = torch.zeros(1, 2, 2).bool()
+        for loss in (view_consistency, prototype_consistency):
+            strong = random(1, 3, 2, 2).requires_grad_()
+            found = loss(strong, random(1, 3, 2, 2, seed=1).softmax(dim=1), nothing)
+            found.backward()
+            assert found == 0
+            assert not strong.grad.any()
+
+    @pytest.mark.parametrize("loss", [view_consistency, prototype_consistency])
+    @pytest.mark.parametrize(("weak", "mask"), [((1, 3, 2, 3), (1, 2, 2)), ((1, 3, 2, 2), (1, 3, 2))])
+    def test_other_shapes_are_refused(self, loss, weak, mask):
+        with pytest.raises(ValueError, match="expected"):
+            loss(torch.zeros(1, 3, 2, 2), torch.zeros(weak), torch.zeros(mask).bool())

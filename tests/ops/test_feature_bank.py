@@ -6,19 +6,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.feature_bank import bank_contrast, labelled_rows, nearest, quota, trusted_labels, update_bank
+from udaseg.ops.feature_bank import bank_contrast, quota, update_bank
 
 CLASSES, SIZE, WIDTH = 3, 5, 4
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def classes(count, seed=0, highest=CLASSES):
     """Labels of `count` rows, some of which are 255."""
     drawn = torch.randint(highest + 1, (count,), generator=torch.Generator().manual_seed(seed))
     return drawn.masked_fill(drawn == highest, 255)
+
+
+class TestQuota:
+    @pytest.mark.parametrize(
+        ("size", "images", "classes", "expected"),
+        [(256, 100, None, 3), (256, 372, None, 1), (256, 2975, None, 1), (256, 212, 21, 7), (256, 1323, 21, 1)],
+    )
+    def test_is_that_of_the_release(self, size, images, classes, expected):
+        assert quota(size, images, classes) == expected
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def empty(dtype=torch.float64):
@@ -33,84 +42,6 @@ def filled(counts, seed=1):
     bank = random(CLASSES, SIZE, WIDTH, seed=seed)
     counts = torch.tensor(counts)
     return bank * (torch.arange(SIZE)[:, None] < counts[:, None, None]), counts
-
-
-class TestQuota:
-    @pytest.mark.parametrize(
-        ("size", "images", "classes", "expected"),
-        [(256, 100, None, 3), (256, 372, None, 1), (256, 2975, None, 1), (256, 212, 21, 7), (256, 1323, 21, 1)],
-    )
-    def test_is_that_of_the_release(self, size, images, classes, expected):
-        assert quota(size, images, classes) == expected
-
-
-class TestNearest:
-    def test_values_are_those_of_single_pixels(self):
-        maps = torch.arange(64).view(1, 8, 8)
-        assert torch.equal(nearest(maps, (4, 2)), maps[:, ::2, ::4])
-        assert nearest(maps, (4, 2)).dtype == torch.int64
-
-    def test_a_map_of_its_size_stays(self):
-        maps = classes(12).view(1, 3, 4)
-        assert torch.equal(nearest(maps, (3, 4)), maps)
-
-
-class TestTrustedLabels:
-    def test_values_are_those_of_a_naive_loop(self):
-        logits = random(2, CLASSES, 3, 4) * 3
-        labels = classes(24).view(2, 3, 4)
-        found = trusted_labels(labels, logits, 0.7)
-        assert found.shape == labels.shape
-        kept = 0
-        for image, row, column in torch.cartesian_prod(*map(torch.arange, labels.shape)).tolist():
-            probs = logits[image, :, row, column].softmax(0)
-            label = int(labels[image, row, column])
-            right = label != 255 and float(probs.max()) > 0.7 and int(probs.argmax()) == label
-            assert int(found[image, row, column]) == (label if right else 255)
-            kept += right
-        assert kept
-
-    def test_labels_come_at_the_size_of_the_logits(self):
-        logits = torch.zeros(1, CLASSES, 4, 4)
-        logits[:, 1] = 10
-        labels = torch.ones(1, 16, 16, dtype=torch.int64)
-        labels[:, :, 8:] = 2
-        found = trusted_labels(labels, logits, 0.95)
-        assert found.tolist() == [[[1, 1, 255, 255]] * 4]
-
-    def test_nothing_is_trusted_at_the_highest_confidence(self):
-        assert (trusted_labels(torch.zeros(1, 4, 4).long(), random(1, CLASSES, 4, 4), 1.0) == 255).all()
-
-    @pytest.mark.parametrize(("labels", "logits"), [((4, 4), (1, 3, 4, 4)), ((2, 4, 4), (1, 3, 4, 4))])
-    def test_other_shapes_are_refused(self, labels, logits):
-        with pytest.raises(ValueError, match="expected"):
-            trusted_labels(torch.zeros(labels).long(), torch.zeros(logits), 0.9)
-
-
-class TestLabelledRows:
-    def test_values_are_those_of_a_naive_loop(self):
-        features, labels = random(2, WIDTH, 3, 2), classes(12).view(2, 3, 2)
-        rows, found = labelled_rows(features, labels)
-        expected = [
-            (features[image, :, row, column].tolist(), int(labels[image, row, column]))
-            for image, row, column in torch.cartesian_prod(*map(torch.arange, labels.shape)).tolist()
-            if labels[image, row, column] != 255
-        ]
-        assert 0 < len(expected) < 12
-        assert list(zip(rows.tolist(), found.tolist(), strict=True)) == expected
-
-    def test_with_nothing_labelled_there_are_none(self):
-        rows, labels = labelled_rows(random(1, WIDTH, 2, 2), torch.full((1, 2, 2), 255))
-        assert rows.shape == (0, WIDTH)
-        assert labels.shape == (0,)
-
-    def test_gradient(self):
-        labels = classes(4).view(1, 2, 2)
-        assert gradcheck(lambda maps: labelled_rows(maps, labels)[0], random(1, WIDTH, 2, 2).requires_grad_())
-
-    def test_other_shapes_are_refused(self):
-        with pytest.raises(ValueError, match="expected"):
-            labelled_rows(random(1, WIDTH, 2, 2), torch.zeros(1, 2, 3).long())
 
 
 def naive_update(bank, counts, rows, labels, most, highest):

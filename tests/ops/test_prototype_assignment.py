@@ -1,5 +1,6 @@
 import math
 
+import ot
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,22 +12,15 @@ from udaseg.ops.prototype_assignment import (
     assigned_prior,
     balanced_assignment,
     cosine_logits,
-    cosine_weights,
-    prototype_consistency,
     row_scores,
     seen_classes,
     self_label_loss,
-    view_consistency,
+    sinkhorn,
 )
-from udaseg.ops.transport import sinkhorn
 
 
 def random(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def unit(*shape, seed=0, dtype=torch.float64):
-    return torch.nn.functional.normalize(random(*shape, seed=seed, dtype=dtype), dim=1)
 
 
 def one_zero(prototypes, index):
@@ -63,12 +57,12 @@ class TestCosineLogits:
         torch.testing.assert_close(cosine_logits(factor * features, prototypes / factor, 0.08), expected)
 
     def test_weights_sum_to_one(self):
-        weights = cosine_weights(random(2, 4, 3, 2), random(5, 4, seed=1), 0.08)
+        weights = cosine_logits(random(2, 4, 3, 2), random(5, 4, seed=1), 0.08).softmax(dim=1)
         torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 3, 2).double())
 
     def test_without_being_told_a_prototype_of_zeros_beats_negative_cosines(self):
         prototypes = torch.tensor([[0.0, 0.0], [-1.0, 0.0]])
-        weights = cosine_weights(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1), prototypes, 0.08)
+        weights = cosine_logits(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1), prototypes, 0.08).softmax(dim=1)
         assert float(weights[0, 0]) > 0.99
 
     def test_a_class_that_was_not_seen_has_no_weight(self):
@@ -76,9 +70,9 @@ class TestCosineLogits:
         prototypes = one_zero(random(4, 4, seed=1, dtype=torch.float32), 1).requires_grad_()
         seen = seen_classes(prototypes)
         assert seen.tolist() == [True, False, True, True]
-        weights = cosine_weights(features, prototypes, 0.08, seen)
+        weights = cosine_logits(features, prototypes, 0.08, seen).softmax(dim=1)
         assert not weights[:, 1].any()
-        torch.testing.assert_close(weights[:, seen], cosine_weights(features, prototypes[seen], 0.08))
+        torch.testing.assert_close(weights[:, seen], cosine_logits(features, prototypes[seen], 0.08).softmax(dim=1))
         weights[:, 0].sum().backward()
         assert features.grad.isfinite().all()
         assert not prototypes.grad[1].any()
@@ -113,6 +107,10 @@ class TestCosineLogits:
     def test_what_does_not_fit_is_refused(self, features, prototypes, temperature):
         with pytest.raises(ValueError, match="expected"):
             cosine_logits(torch.zeros(features), torch.zeros(prototypes), temperature)
+
+
+def unit(*shape, seed=0, dtype=torch.float64):
+    return torch.nn.functional.normalize(random(*shape, seed=seed, dtype=dtype), dim=1)
 
 
 class TestRowScores:
@@ -236,80 +234,115 @@ class TestSelfLabelLoss:
             self_label_loss(torch.zeros(5, 3), torch.zeros(assignment), temperature)
 
 
-def divergence(first, second):
-    return sum(a * math.log(a / b) for a, b in zip(first, second, strict=True))
+def scores_of(rows=12, classes=4, seed=0, scale=1.0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(rows, classes, generator=generator, dtype=dtype)
 
 
-class TestConsistency:
-    mask = torch.tensor([[[True, False], [True, True]]])
+def prior_of(classes=4, seed=0, dtype=torch.float64):
+    prior = 0.1 + torch.rand(classes, generator=torch.Generator().manual_seed(seed + 100), dtype=dtype)
+    return prior / prior.sum()
 
-    def test_released_values_are_those_of_a_naive_loop(self):
-        student, teacher = random(1, 3, 2, 2), random(1, 3, 2, 2, seed=1)
-        total = 0.0
-        for row, column in ((0, 0), (1, 0), (1, 1)):
-            wanted = (teacher[0, :, row, column] / 0.08).softmax(0).tolist()
-            total += divergence(wanted, (student[0, :, row, column] / 0.08).softmax(0).tolist()) / 3
-        assert float(prototype_consistency(student, teacher, self.mask, 0.08)) == pytest.approx(total / 3)
 
-    def test_paper_values_are_those_of_a_naive_loop(self):
-        strong, weak = random(1, 3, 2, 2), random(1, 3, 2, 2, seed=1).softmax(dim=1)
-        total = 0.0
-        for row, column in ((0, 0), (1, 0), (1, 1)):
-            first, second = weak[0, :, row, column].tolist(), strong[0, :, row, column].softmax(0).tolist()
-            total += divergence(first, second) + divergence(second, first)
-        assert float(view_consistency(strong, weak, self.mask)) == pytest.approx(total / 3)
+def naive(scores, prior, epsilon, iterations):
+    """The release's iteration, number by number."""
+    rows, classes = scores.shape
+    plan = [[math.exp(float(scores[row, index]) / epsilon) for index in range(classes)] for row in range(rows)]
+    for _ in range(iterations):
+        for index in range(classes):
+            total = sum(plan[row][index] for row in range(rows))
+            for row in range(rows):
+                plan[row][index] *= float(prior[index]) / total
+        plan = [[part / sum(parts) for part in parts] for parts in plan]
+    return torch.tensor(plan, dtype=torch.float64)
 
-    def test_gradients(self):
-        strong, weak = random(1, 3, 2, 2).requires_grad_(), random(1, 3, 2, 2, seed=1).requires_grad_()
-        assert gradcheck(lambda s, w: view_consistency(s, w.softmax(dim=1), self.mask), (strong, weak))
-        assert gradcheck(lambda s: prototype_consistency(s, weak, self.mask, 0.5), strong)
-        weak.grad = None
-        prototype_consistency(strong, weak, self.mask).backward()
-        assert weak.grad is None
 
-    def test_equal_views_cost_nothing(self):
-        logits = 30 * random(2, 5, 3, 3, dtype=torch.float32)
-        everywhere = torch.ones(2, 3, 3).bool()
-        assert view_consistency(logits, logits.softmax(dim=1), everywhere).abs() < 1e-5
-        assert prototype_consistency(logits, logits, everywhere, 0.08).abs() < 1e-6
+class TestSinkhorn:
+    @pytest.mark.parametrize("iterations", [1, 3, 10])
+    @pytest.mark.parametrize("epsilon", [0.05, 0.5])
+    def test_values_are_those_of_a_naive_loop(self, iterations, epsilon):
+        scores, prior = scores_of(), prior_of()
+        torch.testing.assert_close(
+            sinkhorn(scores, prior, epsilon, iterations), naive(scores, prior, epsilon, iterations)
+        )
+
+    @pytest.mark.parametrize("epsilon", [0.3, 1.0])
+    def test_after_many_rounds_it_is_the_plan_of_an_independent_solver(self, epsilon):
+        scores, prior = scores_of(40, 5), prior_of(5)
+        uniform = torch.full((40,), 1 / 40, dtype=torch.float64)
+        plan = ot.sinkhorn(uniform, prior, -scores, epsilon, "sinkhorn_log", numItermax=300, stopThr=1e-12)
+        torch.testing.assert_close(sinkhorn(scores, prior, epsilon, 300), 40 * plan, rtol=1e-6, atol=1e-9)
+
+    def test_after_few_rounds_the_shares_only_approach_the_prior(self):
+        scores, prior = scores_of(64), prior_of()
+        errors = [
+            float((sinkhorn(scores, prior, 0.05, rounds).mean(dim=0) - prior).abs().max()) for rounds in (1, 10, 100)
+        ]
+        assert errors[0] > errors[1] > errors[2]
+
+    def test_equal_scores_give_the_prior_to_every_row(self):
+        prior = prior_of(6)
+        torch.testing.assert_close(sinkhorn(torch.ones(9, 6).double(), prior, 0.05, 3), prior.expand(9, 6))
 
     @settings(max_examples=40, deadline=None)
-    @given(st.integers(0, 9), st.floats(-2, 3))
-    def test_other_views_cost_something(self, seed, power):
-        strong, weak = 10**power * random(1, 3, 2, 2, seed=seed), random(1, 3, 2, 2, seed=seed + 1).softmax(dim=1)
-        assert float(view_consistency(strong, weak, self.mask)) > 0
+    @given(
+        st.integers(1, 9), st.integers(1, 5), st.integers(0, 9), st.floats(-3, 6), st.sampled_from([0.01, 0.05, 1.0])
+    )
+    def test_rows_sum_to_one_on_any_scale(self, rows, classes, seed, power, epsilon):
+        scores = scores_of(rows, classes, seed, 10**power, torch.float32)
+        found = sinkhorn(scores, prior_of(classes, seed, torch.float32), epsilon, 3)
+        assert found.isfinite().all()
+        assert ((found >= 0) & (found <= 1 + 1e-6)).all()
+        torch.testing.assert_close(found.sum(dim=1), torch.ones(rows))
 
-    def test_a_weak_view_with_zeros_is_no_trouble(self):
-        strong = torch.tensor([60.0, -60.0]).view(1, 2, 1, 1).requires_grad_()
-        weak = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).requires_grad_()
-        loss = view_consistency(strong, weak, torch.ones(1, 1, 1).bool())
-        loss.backward()
-        assert loss.isfinite()
-        assert strong.grad.isfinite().all()
-        assert strong.grad[0, 0] > 0  # away from where the weak view is not
-        assert weak.grad.isfinite().all()
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(2, 9), st.integers(0, 9))
+    def test_rows_in_another_order_are_assigned_alike(self, rows, seed):
+        scores, prior = scores_of(rows, 4, seed), prior_of(4, seed)
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(sinkhorn(scores[order], prior, 0.05, 3), sinkhorn(scores, prior, 0.05, 3)[order])
 
-    def test_what_is_masked_does_not_count(self):
-        strong, weak = random(1, 3, 2, 2), random(1, 3, 2, 2, seed=1)
-        other_strong, other_weak = strong.clone(), weak.clone()
-        other_strong[..., 0, 1], other_weak[..., 0, 1] = 7.0, 250.0
-        for loss in (
-            lambda s, w: view_consistency(s, w.softmax(dim=1), self.mask),
-            lambda s, w: prototype_consistency(s, w, self.mask),
-        ):
-            torch.testing.assert_close(loss(other_strong, other_weak), loss(strong, weak))
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.booleans(), min_size=2, max_size=5).filter(any), st.integers(0, 9), st.integers(1, 4))
+    def test_a_class_without_a_share_gets_nothing_and_changes_nothing(self, there, seed, iterations):
+        there = torch.tensor(there)
+        scores = scores_of(7, len(there), seed)
+        prior = prior_of(len(there), seed) * there
+        found = sinkhorn(scores, prior, 0.05, iterations)
+        assert not found[:, ~there].any()
+        torch.testing.assert_close(found[:, there], sinkhorn(scores[:, there], prior[there], 0.05, iterations))
 
-    def test_with_nothing_known_it_is_zero_and_connected(self):
-        nothing = torch.zeros(1, 2, 2).bool()
-        for loss in (view_consistency, prototype_consistency):
-            strong = random(1, 3, 2, 2).requires_grad_()
-            found = loss(strong, random(1, 3, 2, 2, seed=1).softmax(dim=1), nothing)
-            found.backward()
-            assert found == 0
-            assert not strong.grad.any()
+    @settings(max_examples=40, deadline=None)
+    @given(st.floats(1e-3, 1e3), st.floats(-50, 50))
+    def test_the_priors_sum_and_a_shift_of_all_scores_do_not_matter(self, factor, shift):
+        scores, prior = scores_of(), prior_of()
+        expected = sinkhorn(scores, prior, 0.05, 3)
+        torch.testing.assert_close(sinkhorn(scores + shift, factor * prior, 0.05, 3), expected, rtol=1e-6, atol=1e-9)
 
-    @pytest.mark.parametrize("loss", [view_consistency, prototype_consistency])
-    @pytest.mark.parametrize(("weak", "mask"), [((1, 3, 2, 3), (1, 2, 2)), ((1, 3, 2, 2), (1, 3, 2))])
-    def test_other_shapes_are_refused(self, loss, weak, mask):
+    def test_a_prior_of_zeros_counts_as_uniform(self):
+        scores = scores_of()
+        expected = sinkhorn(scores, torch.full((4,), 0.25).double(), 0.05, 3)
+        torch.testing.assert_close(sinkhorn(scores, torch.zeros(4).double(), 0.05, 3), expected)
+
+    def test_no_rows_are_no_trouble(self):
+        assert sinkhorn(torch.zeros(0, 3), torch.ones(3), 0.05, 3).shape == (0, 3)
+
+    def test_types(self):
+        scores, prior = scores_of(dtype=torch.float32), prior_of(dtype=torch.float32)
+        found = sinkhorn(scores, prior, 0.05, 3)
+        assert found.dtype == torch.float32
+        assert sinkhorn(scores.double(), prior, 0.05, 3).dtype == torch.float64
+        assert sinkhorn(scores.bfloat16(), prior, 0.05, 3).dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(sinkhorn(scores, prior, 0.05, 3), found)
+
+    def test_it_has_no_graph(self):
+        assert not sinkhorn(scores_of().requires_grad_(), prior_of(), 0.05, 3).requires_grad
+
+    @pytest.mark.parametrize(
+        ("scores", "prior", "epsilon", "iterations"),
+        [((4, 3), (4,), 0.05, 3), ((4, 3, 1), (3,), 0.05, 3), ((4, 3), (3,), 0.0, 3), ((4, 3), (3,), 0.05, 0)],
+    )
+    def test_what_does_not_fit_is_refused(self, scores, prior, epsilon, iterations):
         with pytest.raises(ValueError, match="expected"):
-            loss(torch.zeros(1, 3, 2, 2), torch.zeros(weak), torch.zeros(mask).bool())
+            sinkhorn(torch.zeros(scores), torch.ones(prior), epsilon, iterations)

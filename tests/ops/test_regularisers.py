@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.losses import IGNORE, cross_entropy
-from udaseg.ops.regularisers import has_label, kld_regulariser, pooled, soft_cross_entropy
+from udaseg.ops.regularisers import kld_regulariser, label_smoothing, normalised_entropy, regulariser
 
 
 def random(*shape, seed=0):
@@ -19,12 +18,6 @@ def mask(*shape, seed=0, share=0.6):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < share
 
 
-def soft_labels(*shape, seed=0, share=0.6):
-    """(B, C, H, W), 0 in all classes at about 1 - share of the pixels."""
-    labelled = mask(shape[0], *shape[2:], seed=seed, share=share)
-    return random(*shape, seed=seed + 1).softmax(1) * labelled[:, None]
-
-
 def pixels_of(maps):
     """(B, C, H, W) as lists of C numbers, pixel by pixel."""
     return maps.movedim(1, -1).reshape(-1, maps.shape[1]).tolist()
@@ -33,48 +26,6 @@ def pixels_of(maps):
 def log_probs(scores):
     normaliser = math.log(sum(math.exp(score) for score in scores))
     return [score - normaliser for score in scores]
-
-
-class TestSoftCrossEntropy:
-    @given(st.integers(1, 3), st.integers(2, 4), st.integers(1, 4), st.integers(1, 4), st.sampled_from([0, 0.5, 1.1]))
-    @settings(max_examples=30, deadline=None)
-    def test_value_is_that_of_a_naive_loop(self, batch, classes, height, width, share):
-        logits, soft = random(batch, classes, height, width), soft_labels(batch, classes, height, width, share=share)
-        losses = []
-        for scores, label in zip(pixels_of(logits), pixels_of(soft), strict=True):
-            if any(label):
-                losses.append(-sum(q * log for q, log in zip(label, log_probs(scores), strict=True)))
-        loss = soft_cross_entropy(logits, soft)
-        assert loss.shape == ()
-        assert float(loss) == pytest.approx(sum(losses) / max(len(losses), 1), abs=1e-12)
-
-    def test_certain_labels_give_the_ordinary_cross_entropy(self):
-        logits, labels = random(2, 3, 4, 5), random(2, 3, 4, 5, seed=1).argmax(1)
-        labels[mask(2, 4, 5)] = IGNORE
-        certain = F.one_hot(labels.clamp(max=2), 3).movedim(-1, 1) * (labels != IGNORE)[:, None]
-        torch.testing.assert_close(soft_cross_entropy(logits, certain.double()), cross_entropy(logits, labels))
-
-    def test_gradient(self):
-        soft = soft_labels(2, 3, 2, 2)
-        assert gradcheck(lambda x: soft_cross_entropy(x, soft), random(2, 3, 2, 2).requires_grad_())
-
-    def test_without_labels_it_is_zero_and_has_a_zero_gradient(self):
-        logits = random(1, 3, 2, 2).requires_grad_()
-        loss = soft_cross_entropy(logits, torch.zeros(1, 3, 2, 2))
-        loss.backward()
-        assert loss == 0
-        assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-    @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 3, 4, 5), (1, 4, 4)])
-    def test_labels_of_another_shape_are_refused(self, shape):
-        with pytest.raises(ValueError, match="expected"):
-            soft_cross_entropy(random(1, 3, 4, 4), torch.zeros(shape))
-
-
-class TestHasLabel:
-    def test_is_false_where_all_classes_are_zero(self):
-        soft = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.5, 0.5]]).T.view(1, 2, 1, 3)
-        assert has_label(soft).tolist() == [[[False, True, True]]]
 
 
 class TestKldRegulariser:
@@ -139,32 +90,184 @@ class TestKldRegulariser:
             kld_regulariser(logits, selected, torch.ones(3))
 
 
-class TestPooled:
-    @given(st.lists(st.lists(st.floats(-5, 5), max_size=6), min_size=1, max_size=4))
-    @settings(max_examples=30, deadline=None)
-    def test_the_parts_add_up_to_the_mean_over_everything(self, parts):
-        means = [torch.tensor(sum(part) / max(len(part), 1), dtype=torch.float64) for part in parts]
-        found = pooled(means, [torch.tensor(len(part)) for part in parts])
-        values = [value for part in parts for value in part]
-        assert float(sum(found)) == pytest.approx(sum(values) / max(len(values), 1), abs=1e-5)
-        for part, share in zip(parts, found, strict=True):
-            assert share.shape == ()
-            assert float(share) == pytest.approx(sum(part) / max(len(values), 1), abs=1e-5)
+def random64(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
-    def test_of_one_part_it_is_the_part(self):
-        assert pooled([torch.tensor(1.2345678)], [torch.tensor(1000)])[0] == torch.tensor(1.2345678)
 
-    def test_gradient(self):
-        counts = [torch.tensor(3), torch.tensor(1)]
-        assert gradcheck(lambda x: pooled([x[0], x[1] ** 2], counts), random(2).requires_grad_())
+def pixels(maps):
+    """Lists of the channels of each pixel of (B, C, h, w)."""
+    return maps.detach().movedim(1, -1).reshape(-1, maps.shape[1]).tolist()
 
-    def test_without_any_pixel_it_is_zero_and_in_the_graph(self):
-        logits = random(1, 3, 2, 2).requires_grad_()
-        nothing = torch.full((1, 2, 2), IGNORE)
-        losses = pooled([cross_entropy(logits, nothing)] * 2, [torch.tensor(0)] * 2)
-        sum(losses).backward()
+
+def softmax(logits):
+    exponentials = [math.exp(value - max(logits)) for value in logits]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+class TestRegulariser:
+    @pytest.mark.parametrize("kind", ["mrkld", "mrent"])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_value_is_that_of_a_naive_loop(self, kind, masked):
+        logits = random64(2, 4, 3, 2)
+        mask = random64(2, 3, 2, seed=1) > 0 if masked else torch.ones(2, 3, 2, dtype=torch.bool)
+        losses = []
+        for scores, counts in zip(pixels(logits), mask.flatten().tolist(), strict=True):
+            probs = softmax(scores)
+            if counts:
+                mrkld = -sum(math.log(prob) for prob in probs) / len(probs)
+                losses.append(mrkld if kind == "mrkld" else sum(prob * math.log(prob) for prob in probs))
+        loss = regulariser(logits, mask if masked else None, kind)
+        assert loss.shape == ()
+        assert float(loss) == pytest.approx(sum(losses) / len(losses))
+
+    @pytest.mark.parametrize("kind", ["mrkld", "mrent"])
+    def test_uniform_predictions_are_the_best(self, kind):
+        uniform, other = torch.zeros(1, 4, 2, 2), random64(1, 4, 2, 2)
+        assert regulariser(uniform, kind=kind) < regulariser(other, kind=kind)
+
+    @pytest.mark.parametrize("kind", ["mrkld", "mrent"])
+    def test_gradient(self, kind):
+        mask = random64(1, 2, 2, seed=1) > 0
+        assert gradcheck(lambda x: regulariser(x, mask, kind), random64(1, 3, 2, 2).requires_grad_())
+
+    @pytest.mark.parametrize("kind", ["mrkld", "mrent"])
+    def test_stays_finite_where_the_network_is_certain(self, kind):
+        logits = torch.tensor([1e4, 0.0, -1e4]).view(1, 3, 1, 1).requires_grad_()
+        loss = regulariser(logits, kind=kind)
+        loss.backward()
+        assert loss.isfinite()
+        assert logits.grad.isfinite().all()
+
+    def test_an_empty_mask_gives_zero_with_a_zero_gradient(self):
+        logits = random64(1, 3, 2, 2).requires_grad_()
+        loss = regulariser(logits, torch.zeros(1, 2, 2, dtype=torch.bool))
+        loss.backward()
+        assert loss == 0
         assert torch.equal(logits.grad, torch.zeros_like(logits))
 
-    def test_another_number_of_counts_is_refused(self):
-        with pytest.raises(ValueError, match="as many"):
-            pooled([torch.tensor(1.0)], [])
+    def test_another_kind_or_shape_is_refused(self):
+        with pytest.raises(ValueError, match="entropy"):
+            regulariser(random64(1, 3, 2, 2), kind="entropy")
+        with pytest.raises(ValueError, match="expected"):
+            regulariser(random64(1, 3, 2, 2), torch.ones(2, 2, dtype=torch.bool))
+
+
+def valid_mask(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < 0.6
+
+
+class TestEntropy:
+    @pytest.mark.parametrize("form", ["paper", "released"])
+    def test_values_are_those_of_a_naive_loop(self, form):
+        logits, valid = random(3, 4, 2, 3), valid_mask(3, 2, 3)
+        total = 0.0
+        for image, row, column in torch.cartesian_prod(*map(torch.arange, valid.shape)).tolist():
+            probs = logits[image, :, row, column].softmax(0).tolist()
+            entropy = -sum(p * math.log2(p) for p in probs) / math.log2(4)
+            times = int(valid[image, row, column]) if form == "paper" else int(valid[:, row, column].sum())
+            total += entropy * times
+        assert float(normalised_entropy(logits, valid, form)) == pytest.approx(total / int(valid.sum()))
+
+    @pytest.mark.parametrize("images", [1, 4])
+    def test_as_released_it_is_as_many_times_larger_as_there_are_images(self, images):
+        logits, valid = random(images, 4, 5, 5), torch.ones(images, 5, 5).bool()
+        paper, released = (normalised_entropy(logits, valid, form) for form in ("paper", "released"))
+        torch.testing.assert_close(released, images * paper)
+
+    def test_it_lies_between_certain_and_uniform(self):
+        valid = torch.ones(1, 2, 2).bool()
+        sure = torch.zeros(1, 3, 2, 2)
+        sure[:, 0] = 1e4
+        assert normalised_entropy(sure, valid, "paper") == 0
+        assert float(normalised_entropy(torch.zeros(1, 3, 2, 2), valid, "paper")) == pytest.approx(1)
+
+    @pytest.mark.parametrize("form", ["paper", "released"])
+    def test_gradient(self, form):
+        logits = random(2, 3, 2, 2).requires_grad_()
+        assert gradcheck(lambda x: normalised_entropy(x, valid_mask(2, 2, 2), form), logits)
+
+    @pytest.mark.parametrize("form", ["paper", "released"])
+    def test_with_nothing_valid_it_is_zero_and_connected(self, form):
+        logits = random(1, 3, 2, 2).requires_grad_()
+        loss = normalised_entropy(logits, torch.zeros(1, 2, 2).bool(), form)
+        loss.backward()
+        assert loss == 0
+        assert not logits.grad.any()
+
+    def test_other_shapes_are_refused(self):
+        for valid in (torch.ones(1, 2, 3).bool(), torch.ones(1, 2, 2)):
+            with pytest.raises(ValueError, match="expected"):
+                normalised_entropy(random(1, 3, 2, 2), valid, "paper")
+
+
+SIZES = st.tuples(st.integers(1, 2), st.integers(2, 4), st.integers(1, 4), st.integers(1, 4))
+
+
+def gradient(logits, threshold):
+    logits = logits.clone().requires_grad_()
+    (found,) = torch.autograd.grad(label_smoothing(logits, threshold), logits)
+    return found
+
+
+class TestLabelSmoothing:
+    @given(SIZES, st.sampled_from([-1.0, 0.0, 2.0, 10.0]), st.sampled_from([1.0, 20.0]), st.integers(0, 99))
+    @settings(max_examples=40, deadline=None)
+    def test_value_is_that_of_a_naive_loop(self, size, threshold, scale, seed):
+        logits, losses = random(*size, seed=seed) * scale, []
+        for scores in logits.movedim(1, -1).reshape(-1, size[1]).tolist():
+            normaliser = math.log(sum(math.exp(score) for score in scores))
+            distance = -sum(score - normaliser for score in scores) / len(scores)
+            losses.append((distance / threshold - 1) * distance if threshold > 0 else distance)
+        loss = label_smoothing(logits, threshold)
+        assert loss.shape == ()
+        assert float(loss) == pytest.approx(sum(losses) / len(losses))
+
+    @given(SIZES, st.integers(0, 99))
+    @settings(max_examples=30, deadline=None)
+    def test_the_textbook_form_is_least_where_predictions_are_uniform(self, size, seed):
+        least = label_smoothing(torch.zeros(size), 0)
+        assert float(least) == pytest.approx(math.log(size[1]))
+        assert label_smoothing(random(*size, seed=seed), 0) >= least.double() - 1e-6
+
+    @pytest.mark.parametrize("threshold", [0.0, 10.0])
+    @pytest.mark.parametrize("level", [0.0, 3.0])
+    def test_uniform_predictions_have_no_gradient(self, level, threshold):
+        logits = torch.full((1, 4, 2, 3), level)
+        assert torch.equal(gradient(logits, threshold), torch.zeros_like(logits))
+
+    @given(st.integers(0, 99))
+    @settings(max_examples=20, deadline=None)
+    def test_below_the_threshold_descending_sharpens_and_above_it_flattens(self, seed):
+        logits = random(1, 4, 3, 3, seed=seed)
+        textbook, distance = gradient(logits, 0), label_smoothing(logits[:, :, :1, :1], 0)
+        below, above = (gradient(logits[:, :, :1, :1], float(distance * share)) for share in (2, 0.5))
+        # The released form is the textbook's gradient times (u / threshold - 1): -1/2 below, 1 above.
+        own = textbook[:, :, :1, :1] * 9  # of this pixel alone instead of one among nine
+        torch.testing.assert_close(below, -own / 2)
+        torch.testing.assert_close(above, own)
+        step = logits[:, :, :1, :1] - 0.01 * below
+        assert label_smoothing(step, 0) > distance
+
+    def test_the_released_form_is_negative_early_on(self):
+        assert label_smoothing(random(2, 19, 4, 4), 10) < 0
+
+    @pytest.mark.parametrize("scale", [1.0, 30.0])  # u below and above the threshold
+    def test_gradient(self, scale):
+        logits = (random(2, 3, 2, 2) * scale).requires_grad_()
+        assert gradcheck(lambda x: label_smoothing(x, 0), logits)
+        # What the bracket says is a constant: differentiated as such, with its value held fixed.
+        bracket = (-logits.detach().log_softmax(1).mean(1, keepdim=True) / 10 - 1).squeeze(1)
+        held = (bracket * -logits.log_softmax(1).mean(1)).mean()
+        torch.testing.assert_close(gradient(logits.detach(), 10), torch.autograd.grad(held, logits)[0])
+
+    def test_autocast_costs_no_digits(self):
+        logits = random(1, 4, 3, 3).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = label_smoothing(logits, 10)
+        assert torch.equal(loss, label_smoothing(logits, 10))
+        assert label_smoothing(logits.bfloat16(), 10).dtype == torch.float32
+
+    @pytest.mark.parametrize("shape", [(4, 3, 3), (1, 2, 4, 3, 3)])
+    def test_another_shape_is_refused(self, shape):
+        with pytest.raises(ValueError, match="expected"):
+            label_smoothing(torch.zeros(shape), 10)

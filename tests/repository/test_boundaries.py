@@ -54,7 +54,8 @@ class Rule:
 
 
 METHOD = (
-    *("udaseg.methods.base", "udaseg.methods.host", "udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"),
+    *("udaseg.methods.base", "udaseg.methods.host", "udaseg.nets", "udaseg.ops"),
+    *("udaseg.errors", "udaseg.seeding", "udaseg.types"),
     *BATCH,
 )
 # A plug-in knows the host that it stands on; the file that puts it on another host knows both.
@@ -68,8 +69,10 @@ STANDS_ON = {
 }
 # The longest matching beginning of a file's path decides. Parts that are not here are held by the tests below only.
 RULES = {
-    "udaseg/ops/": Rule(("udaseg.ops",), others=("torch", "torchvision", *PURE)),
-    "udaseg/nets/": Rule(("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"), types=("udaseg.config",)),
+    "udaseg/ops/": Rule(("udaseg.ops", "udaseg.types"), others=("torch", "torchvision", *PURE)),
+    "udaseg/nets/": Rule(
+        ("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding", "udaseg.types"), types=("udaseg.config",)
+    ),
     "udaseg/methods/": Rule(METHOD, others=("torch", "pydantic", *PURE)),
     **{
         f"udaseg/methods/{name}.py": Rule(
@@ -78,7 +81,7 @@ RULES = {
         for name, others in STANDS_ON.items()
     },
     "udaseg/methods/base.py": Rule(
-        ("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"),
+        ("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding", "udaseg.types"),
         types=("udaseg.config", *BATCH),
         others=("torch", "pydantic", *PURE),
     ),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from udaseg.data.datasets.classes import IGNORE
+from udaseg.types import IGNORE
 
 
 def confusion_matrix(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:

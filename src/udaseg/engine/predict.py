@@ -15,7 +15,7 @@ from udaseg.errors import UserError
 from udaseg.machine.out_of_memory import memory_named
 from udaseg.nets.base import SegmentationNet
 from udaseg.nets.build import build_network
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 
 PLAIN = Protocol(window=None, flip=False, scales=[1.0], fusion="mean", aggregate=None)
 

@@ -52,12 +52,12 @@ from udaseg.methods.self_labelling import (
 )
 from udaseg.nets.prototype_assignment import Drawn, SelfLabelling
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.consistency import rectified_labels, symmetric_cross_entropy
-from udaseg.ops.cutmix import half_rectangle
-from udaseg.ops.feature_bank import nearest
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
-from udaseg.ops.mixing import mix
-from udaseg.ops.prototype_assignment import prototype_consistency, view_consistency
+from udaseg.ops.consistency import prototype_consistency, view_consistency
+from udaseg.ops.losses import cross_entropy, symmetric_cross_entropy
+from udaseg.ops.maps import nearest, resize
+from udaseg.ops.mixing import half_rectangle, mix
+from udaseg.ops.pseudo_labels import rectified_labels
+from udaseg.types import IGNORE
 
 ORDINARY, REVERSE = 0.1, 1.0  # weights of the cross-entropies within `target_loss: released`
 PASTED = 0.5  # chance of a rectangle of source with `cutmix: released`

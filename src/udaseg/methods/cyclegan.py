@@ -39,7 +39,7 @@ from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFac
 from udaseg.nets.discriminators import PatchDiscriminator
 from udaseg.nets.translator import Generator as ImageGenerator
 from udaseg.ops.adversarial import SOURCE, TARGET, domain_accuracy, domain_loss, frozen
-from udaseg.ops.edges import edge_loss
+from udaseg.ops.translation import edge_loss
 
 BETAS = (0.5, 0.999)  # of Adam (paper's release, and DiGA's)
 

@@ -29,9 +29,9 @@ from udaseg.methods.self_labelling import (
 )
 from udaseg.nets.base import Outputs
 from udaseg.nets.prototype_assignment import Drawn, SelfLabelling
-from udaseg.ops.feature_bank import nearest
-from udaseg.ops.losses import IGNORE
+from udaseg.ops.maps import nearest
 from udaseg.ops.schedules import ema_keep
+from udaseg.types import IGNORE
 
 
 class Config(HostKnobs, SelfLabellingKnobs):

@@ -42,12 +42,14 @@ from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFac
 from udaseg.nets.base import Outputs
 from udaseg.nets.feature_bank import ClassFrequencies, ClassMemory
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.class_weights import balanced_cross_entropy
-from udaseg.ops.feature_bank import trusted_labels
-from udaseg.ops.losses import IGNORE, resize
-from udaseg.ops.schedules import ema_keep
-from udaseg.ops.semi_supervised import confident_cross_entropy, cosine_keep, normalised_entropy, ramp_up, teacher_labels
-from udaseg.ops.two_views import View, paste_mask, pasted, strong_view
+from udaseg.ops.augment import View, strong_view
+from udaseg.ops.losses import balanced_cross_entropy, confident_cross_entropy
+from udaseg.ops.maps import resize
+from udaseg.ops.mixing import paste_mask, pasted
+from udaseg.ops.pseudo_labels import teacher_labels, trusted_labels
+from udaseg.ops.regularisers import normalised_entropy
+from udaseg.ops.schedules import cosine_keep, ema_keep, ramp_up
+from udaseg.types import IGNORE
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Iteration = Annotated[int, Field(ge=0)]

@@ -27,7 +27,9 @@ from udaseg.data.batches.streams import Batch, Target
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Terms, supervised
 from udaseg.nets.teacher import Frozen
 from udaseg.ops.consistency import distillation_kl
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
+from udaseg.types import IGNORE
 
 SCALE = 1 / 4  # of the working resolution
 

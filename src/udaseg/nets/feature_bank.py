@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from udaseg.nets.row_heads import RowHeads, Selection, follow
-from udaseg.ops.class_weights import balanced_weights, count_classes
-from udaseg.ops.feature_bank import Scores, bank_contrast, labelled_rows, nearest, update_bank
+from udaseg.ops.class_balance import balanced_weights, count_classes
+from udaseg.ops.feature_bank import Scores, bank_contrast, update_bank
+from udaseg.ops.maps import labelled_rows, nearest
 
 Keep = Literal["paper", "released", "random"]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udaseg.ops.class_balance import class_shares, draw_balanced, draw_uniform, moving_prior, sample_counts
-from udaseg.ops.pixel_contrast import take_pixels
+from udaseg.ops.maps import take_pixels
 from udaseg.ops.prototype_assignment import (
     assigned_prior,
     balanced_assignment,

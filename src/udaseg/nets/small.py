@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udaseg.nets.base import Backbone
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 
 
 def conv_norm(channels: int, width: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from udaseg.config.schema import Labels, Protocol
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.images import write_png
 from udaseg.data.sets.pseudo_labels import SOFT, WITH_PROTOTYPES, class_counts, hardened, quartered
 from udaseg.data.sets.read import PreparedSet
@@ -23,11 +22,12 @@ from udaseg.engine.sets import require_finished
 from udaseg.errors import UserError
 from udaseg.machine.environment import make_exact
 from udaseg.nets.base import SegmentationNet
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.ops.prototypes import class_means, cumulative_update
 from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels, mined_classes, rare_classes
 from udaseg.runs.files import write_json
 from udaseg.runs.spec import LabelSpec
+from udaseg.types import IGNORE
 
 
 def label(spec: LabelSpec, build: Path, device: torch.device) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.pseudo_labels import HARD, PseudoLabels, class_counts, hardened, quartered
 from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
 from udaseg.runs.files import write_json
 from udaseg.runs.folder import require_whole
 from udaseg.runs.spec import QualitySpec
+from udaseg.types import IGNORE
 
 
 def quality(spec: QualitySpec, build: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 
 Domain = Literal[0, 1]
 SOURCE: Literal[0] = 0

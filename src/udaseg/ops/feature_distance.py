@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udaseg.ops.losses import IGNORE
+from udaseg.types import IGNORE
 
 
 @torch.no_grad()

@@ -149,11 +149,6 @@ def to_cells(maps: Tensor, size: Pair, stride: int) -> Tensor:
     return F.avg_pool2d(maps, finer) if finer > 1 else maps
 
 
-def as_rows(maps: Tensor) -> Tensor:
-    """(B, D, h, w) -> (B*h*w, D)."""
-    return maps.movedim(1, -1).flatten(0, 2)
-
-
 def corresponding_cells(
     boxes: Sequence[tuple[Box, Box]],
     size: Pair,

@@ -1,15 +1,15 @@
 """PiPa's pixel contrast: embeddings of one class attract, those of different classes repel (Chen et al., ACM MM 2023).
 
-arXiv 2211.07609. Two forms, each of which first draws pixels and then contrasts their embeddings:
+arXiv 2211.07609. There are two forms. Each first draws pixels and then contrasts their embeddings:
 
-- released: `sample_views` takes as many pixels from every class of every image, half of them wrongly predicted ones,
-  and `pixel_contrast` contrasts each with all others. That is Wang et al., "Exploring Cross-Image Pixel Contrast for
-  Semantic Segmentation", ICCV 2021, without its memory.
+- released: `sample_views` takes equally many pixels from every class of every image, half of them wrongly predicted
+  ones, and `pixel_contrast` contrasts each with all others. That is Wang et al., "Exploring Cross-Image Pixel Contrast
+  for Semantic Segmentation", ICCV 2021, without its memory bank.
 - paper: `draw_pixels` takes a fixed budget of pixels of each class of the batch, and `hard_contrast` contrasts each
-  with the hardest tenth of its positives and of its negatives. The release has nothing of the kind.
+  with the hardest tenth of its positives and of its negatives. This is not in the release.
 
 Both losses are means of -log( exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)) ) over positives j, with s = e·e' / temperature
-and k over negatives: other positives are not in the denominator. Pixels are indices into B*h*w, row by row. What is
+and k over negatives; other positives are not in the denominator. Pixels are indices into B*h*w, row by row. What is
 drawn depends on labels, predictions and the CPU generator, not on the device.
 """
 
@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udaseg.ops.losses import IGNORE
+from udaseg.ops.precision import at_least_float32
+from udaseg.types import IGNORE
 
 
 class Views(NamedTuple):
@@ -42,15 +43,15 @@ def sample_views(
     """The same number V of random pixels from every class of every image, half of them hard where there are enough.
 
     V = min(max_samples // A, max_views), where A counts the pairs of an image and a class with more than `max_views`
-    pixels. V // 2 pixels are hard and the others easy; where one kind has fewer, the other fills up.
+    pixels. V // 2 pixels are hard and the others easy; where there are too few of one kind, the other fills up.
 
     Args:
         labels: (B, h, w) int64, at the embedding's resolution.
-        predicted: (B, h, w) int64, what is compared to the labels to tell hard pixels from easy ones.
+        predicted: (B, h, w) int64, hard pixels are those where it differs from the labels.
         generator: on the CPU.
         max_views: most pixels of a pair (released 100).
         max_samples: most pixels of all pairs (released 1024).
-        ignore: label that is never drawn. The release compares void, 255, to -1, so that it is a class: None.
+        ignore: label that is never drawn. None: the release's slip, which compares 255 with -1 and so draws it, too.
 
     Returns:
         On the labels' device. A and V are 0 where no class is large enough (the release raises); V is 0 where there
@@ -114,24 +115,12 @@ def draw_pixels(labels: Tensor, per_class: int, generator: torch.Generator) -> T
     return order[places[within & (ordered != IGNORE)]].to(labels.device)
 
 
-def take_pixels(maps: Tensor, indices: Tensor) -> Tensor:
-    """Vectors of the maps (B, D, h, w) at `indices` (...) into B*h*w: (..., D).
-
-    Raises:
-        ValueError: maps of another shape.
-    """
-    if maps.dim() != 4:
-        raise ValueError(f"maps (B, D, h, w) expected, found {tuple(maps.shape)}")
-    pixels = maps.shape[2] * maps.shape[3]
-    return maps.flatten(2)[indices // pixels, :, indices % pixels]
-
-
 def pixel_contrast(
     anchors: Tensor, classes: Tensor, temperature: float = 0.1, base_temperature: float = 0.07
 ) -> Tensor:
     """Mean over all A*V pixels and each one's positives, times temperature / base_temperature, as released.
 
-    Positives of a pixel are all others of its class, negatives all of other classes, in whatever image. A pixel without
+    A pixel's positives are all others of its class, its negatives all of other classes, in any image. A pixel without
     positives is left out (the release gives NaN). 0, connected to the graph, where no pixel has any; exactly 0, as
     released, where all are of one class.
 
@@ -158,9 +147,9 @@ def pixel_contrast(
 def hard_contrast(embeddings: Tensor, labels: Tensor, temperature: float = 0.1, share: float = 0.1) -> Tensor:
     """Contrast of each pixel with the least similar of its class and the most similar of all others, as in the paper.
 
-    `share` of the positives and of the negatives of a pixel are taken, rounded, at least one of each; which, is decided
-    without a gradient, and between equally similar ones by their order. Mean over the pixels that have both, and over
-    the positives taken; 0, connected to the graph, where no pixel has both.
+    A pixel's `share` of positives and of negatives is taken, rounded, at least one of each. The choice has no gradient,
+    and of equally similar ones the first are taken. The loss is the mean over the pixels that have both, and over the
+    positives taken; it is 0, connected to the graph, where no pixel has both.
 
     Args:
         embeddings: (P, D) of length 1; float32 or wider inside, whatever they come in.
@@ -196,12 +185,12 @@ def _draw(places: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _similarity(vectors: Tensor, temperature: float) -> Tensor:
     """(P, D) -> (P, P), at least float32 also under autocast."""
     with torch.autocast(vectors.device.type, enabled=False):
-        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        vectors = at_least_float32(vectors)
         return vectors @ vectors.T / temperature
 
 
 def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Who is a positive and who a negative of whom: twice (P, P) bool. Nobody is its own positive."""
+    """Which pixels are positives and which are negatives of each: two (P, P) bool. None is its own positive."""
     same = labels[:, None] == labels
     return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
 
@@ -218,9 +207,9 @@ def _lowest(values: Tensor, among: Tensor, share: float) -> Tensor:
 def _info_nce(similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     """Mean over rows with positives, and over each one's, of -log( exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)) ).
 
-    All (P, P). A row has no negative only where all pixels are of one class; that gives exactly 0.
+    All are (P, P). A row lacks negatives only where all pixels are of one class; the loss is then exactly 0.
     """
-    # Not -inf: of a row of these alone, logsumexp has a gradient of NaN.
+    # Not -inf, because logsumexp of a row of -inf has the gradient NaN.
     lowest = torch.finfo(similarity.dtype).min
     against = similarity.masked_fill(~negatives, lowest).logsumexp(dim=1, keepdim=True)
     terms = F.softplus(against - similarity) * positives

@@ -1,9 +1,9 @@
-"""Class-balanced self-labelling: pixels are clustered about prototypes, in the classes' shares (CPSL, CVPR 2022).
+"""Assigning pixels to class prototypes by optimal transport, in the classes' shares: the labels that CPSL learns from.
 
-Li et al., "Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation", arXiv 2203.09744.
-Features are maps (B, D, h, w) or rows (n, D), prototypes (K, D), one for each class, of any length: they are compared
-by cosines. A class that was not seen has a prototype of zeros. Its cosine is 0, by which it would win over negative
-ones, as it does in the release; here it does not take part.
+Li et al., "Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation", CVPR 2022, arXiv
+2203.09744. Features are maps (B, D, h, w) or rows (n, D); prototypes are (K, D), one for each class, of any length, and
+are compared by cosines. A class that was not seen has a prototype of zeros. Its cosine is 0, which beats negative ones,
+as it does in the release; here such a class takes no part.
 """
 
 import torch
@@ -11,11 +11,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from udaseg.ops.class_balance import usable_prior
-from udaseg.ops.consistency import structure_kl
-from udaseg.ops.transport import sinkhorn
 
-# Of a class that does not take part. Finite, so that 0 log 0 does not become NaN further on; its exponential is 0.
+# Logit of a class that takes no part. Finite, so that 0 log 0 does not become NaN further on; its exponential is 0.
 UNSEEN = -1e4
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, prior: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignment of N rows to K classes whose shares approach a prior (CPSL, CVPR 2022, as released).
+
+    Entropy-regularised optimal transport (Cuturi, NeurIPS 2013): exp(scores / epsilon) is scaled in turn, the classes
+    to their priors and the rows to a sum of 1. After many rounds this is the transport plan between uniform rows and
+    the prior, times N; after the released 3, the classes' shares are still some hundredths off. The computation uses
+    logarithms, so scores of any scale neither overflow nor vanish; the release's exponentials overflow from a score of
+    4.4 on, and subtracting the maximum first does not help.
+
+    A class with a prior of 0 gets exactly 0, and the others are assigned as if it did not exist; the release gives NaN.
+    A prior of all zeros counts as uniform.
+
+    Args:
+        scores: (N, K), finite, on any scale; computed in float32 or wider. They get no gradient.
+        prior: (K,), at least 0; only its proportions count.
+        epsilon: above 0; the smaller, the harder the assignment (released 0.05).
+        iterations: rounds, at least 1 (released 3).
+
+    Returns:
+        (N, K) in [0, 1], float32 or float64 as the scores; each row sums to 1.
+
+    Raises:
+        ValueError: shapes do not fit, epsilon is not positive or there is no round.
+    """
+    if scores.dim() != 2 or prior.shape != scores.shape[1:] or epsilon <= 0 or iterations < 1:
+        raise ValueError(
+            f"scores (N, K), a prior (K,), epsilon above 0 and at least 1 iteration expected, found "
+            f"{tuple(scores.shape)}, {tuple(prior.shape)}, {epsilon} and {iterations}"
+        )
+    with torch.autocast(scores.device.type, enabled=False):
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        kernel = scores.to(wide) / epsilon
+        prior = prior.to(wide)
+        wanted = torch.where(prior.any(), prior, 1.0)
+        present = wanted > 0
+        plan, potential = kernel, torch.zeros_like(wanted)
+        for _ in range(iterations):
+            potential = potential + wanted.log() - plan.logsumexp(dim=0)
+            # An absent class is masked each time: from the second round on, its potential is -inf - (-inf).
+            plan = (kernel + potential.masked_fill(~present, -torch.inf)).log_softmax(dim=1)
+        return plan.exp()
 
 
 def seen_classes(prototypes: Tensor) -> Tensor:
@@ -31,7 +73,7 @@ def cosine_logits(features: Tensor, prototypes: Tensor, temperature: float, seen
     Args:
         features, prototypes: see above. Gradients reach both.
         temperature: above 0 (released 0.08).
-        seen: (K,) bool; others get `UNSEEN`. None, or no class seen: all take part.
+        seen: (K,) bool; the other classes get `UNSEEN`. None, or no class seen: all take part.
 
     Raises:
         ValueError: shapes do not fit, or the temperature is not positive.
@@ -51,14 +93,10 @@ def cosine_logits(features: Tensor, prototypes: Tensor, temperature: float, seen
     return logits if seen is None else logits.masked_fill(_absent(seen)[:, None, None], UNSEEN)
 
 
-def cosine_weights(features: Tensor, prototypes: Tensor, temperature: float, seen: Tensor | None = None) -> Tensor:
-    """P_SL, the softmax of `cosine_logits`: (B, K, h, w) in [0, 1] that sum to 1 over the classes."""
-    return cosine_logits(features, prototypes, temperature, seen).softmax(dim=1)
-
-
 def row_scores(rows: Tensor, prototypes: Tensor, normalise: bool = True) -> Tensor:
-    """Products (n, K) of rows (n, D) of length 1 and prototypes (K, D) brought to length 1, or (not `normalise`) as
-    they are. At least float32 also under autocast; gradients reach both.
+    """Products (n, K) of rows (n, D) of length 1 and prototypes (K, D), brought to length 1 if `normalise`.
+
+    At least float32, also under autocast; gradients reach both.
 
     Raises:
         ValueError: shapes do not fit.
@@ -76,16 +114,16 @@ def row_scores(rows: Tensor, prototypes: Tensor, normalise: bool = True) -> Tens
 def balanced_assignment(
     scores: Tensor, prior: Tensor, epsilon: float, rounds: int, earlier: Tensor | None = None
 ) -> Tensor:
-    """q, what the rows are taught: their assignment to the classes, with the queue's rows, in the prior's shares.
+    """q, the rows' labels: their assignment to the classes, together with the queue's rows, in the prior's shares.
 
     Args:
         scores: (n, K) of the rows.
-        prior: (K,), see `sinkhorn`; what is 0 is not assigned.
-        epsilon, rounds: see `sinkhorn`.
-        earlier: (Q, K) scores of the queue's rows. None: without a queue, which is not full yet.
+        prior: (K,), see `sinkhorn`; a class of share 0 is not assigned.
+        epsilon, rounds: see `sinkhorn`, where the rounds are its iterations.
+        earlier: (Q, K) scores of the queue's rows. None: no queue, because it is not full yet.
 
     Returns:
-        (n, K), each row with the sum 1, without a graph.
+        (n, K), each row sums to 1; without a graph.
     """
     everything = scores.detach() if earlier is None else torch.cat([earlier.to(scores), scores.detach()])
     return sinkhorn(everything, prior, epsilon, rounds)[len(everything) - len(scores) :]
@@ -112,52 +150,12 @@ def self_label_loss(scores: Tensor, assignment: Tensor, temperature: float, seen
 
 
 def assigned_prior(prior: Tensor, seen: Tensor) -> Tensor:
-    """The prior (K,) as it is assigned by: at least 1e-6 for each class that was seen (K,) bool, 0 for others."""
+    """The prior (K,) for `balanced_assignment`: at least 1e-6 for each class that was seen (K,) bool, 0 for others."""
     return usable_prior(prior).masked_fill(_absent(seen), 0.0)
 
 
-def prototype_consistency(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, temperature: float = 1.0
-) -> Tensor:
-    """L_REG as released: KL(teacher || student) of their assignments to prototypes, over pixels of the mask, by K.
-
-    The release's mask has K channels, by which the loss is divided, too. 0, connected, where the mask is empty.
-
-    Args:
-        student_logits: (B, K, h, w) of the strong view, see `cosine_logits`.
-        teacher_logits: (B, K, h, w) of the weak view, carried into the strong one; gets no gradient.
-        mask: (B, h, w) bool, where the weak view is known.
-        temperature: divides both; 1 where `cosine_logits` did it.
-    """
-    return structure_kl(student_logits / temperature, (teacher_logits / temperature).softmax(dim=1), mask)
-
-
-def view_consistency(strong_logits: Tensor, weak_probs: Tensor, mask: Tensor) -> Tensor:
-    """L_REG of the paper: symmetric KL between the class probabilities of both views, KL(w || s) + KL(s || w).
-
-    Mean over the pixels of the mask; 0, connected to the graph, where it is empty. Gradients reach both.
-
-    Args:
-        strong_logits: (B, C, h, w) of the strong view.
-        weak_probs: (B, C, h, w) of the weak view, carried into the strong one; may hold zeros.
-        mask: (B, h, w) bool, where the weak view is known.
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    if strong_logits.dim() != 4 or weak_probs.shape != strong_logits.shape or mask.shape != strong_logits[:, 0].shape:
-        raise ValueError(
-            f"strong and weak (B, C, h, w) and a mask (B, h, w) expected, found {tuple(strong_logits.shape)}, "
-            f"{tuple(weak_probs.shape)} and {tuple(mask.shape)}"
-        )
-    weak_log = weak_probs.clamp(min=torch.finfo(weak_probs.dtype).tiny).log()
-    strong_log = strong_logits.log_softmax(dim=1)
-    divergence = ((weak_probs - strong_log.exp()) * (weak_log - strong_log)).sum(dim=1)
-    return divergence.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
-
-
 def _unit(prototypes: Tensor) -> Tensor:
-    """Prototypes of length 1; zeros stay zeros, and get a gradient of 0 where the division's would be enormous."""
+    """Prototypes of length 1. Zeros stay zeros, with a gradient of 0 where the division's would be enormous."""
     return F.normalize(prototypes, dim=1).masked_fill(~seen_classes(prototypes)[:, None], 0.0)
 
 

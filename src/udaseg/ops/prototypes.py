@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from udaseg.ops.roots import rounded_sqrt
+from udaseg.ops.precision import rounded_sqrt
+from udaseg.types import IGNORE
 
 COUNT_CAP = 3000  # as released: counts stop here, and a cumulative mean goes on as a moving one with 1/3001
 
@@ -54,6 +55,33 @@ def class_means(features: Tensor, logits: Tensor, min_pixels: int = 10, threshol
         sums = counted @ features.float().flatten(2).mT  # (B, C, D)
     present = (predicted.sum(dim=2) >= min_pixels) & (pixels > 0)
     return ClassMeans(sums / pixels.clamp(min=1)[..., None] * present[..., None], present)
+
+
+@torch.no_grad()
+def confirmed_means(features: Tensor, logits: Tensor, labels: Tensor, min_pixels: int = 5) -> ClassMeans:
+    """For each image and class, the mean feature over the pixels that are labelled and predicted as the class.
+
+    Args:
+        features: (B, D, h, w).
+        logits: (B, C, h, w).
+        labels: (B, h, w) int64, 255 = none.
+        min_pixels: a class with fewer such pixels in an image is not present in it (released 5).
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if logits.dim() != 4 or labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            f"logits (B, C, h, w) and labels (B, h, w) expected, found {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    confirmed = labels.masked_fill(labels != logits.argmax(dim=1), IGNORE).flatten(1)
+    classes = torch.arange(logits.shape[1], device=labels.device)[:, None]
+    member = (confirmed[:, None] == classes).float()  # (B, C, h*w)
+    pixels = member.sum(dim=2, keepdim=True)
+    with torch.autocast(features.device.type, enabled=False):
+        sums = member @ features.float().flatten(2).mT  # (B, C, D)
+    present = pixels >= min_pixels
+    return ClassMeans(sums / pixels.clamp(min=1) * present, present[..., 0])
 
 
 @torch.no_grad()

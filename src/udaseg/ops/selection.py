@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from udaseg.ops.losses import IGNORE
+from udaseg.types import IGNORE
 
 _BITS = 15  # half of the bit pattern of a float32 in [0, 2)
 _ROUNDING = 1e-6  # of a float32 sum over the classes

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Convention = Literal["paper", "released"]
+from udaseg.types import Fidelity
+
 Name = Literal["flip", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"]
 Operation = tuple[Name, float]  # amount: share (shear), pixels (translate), degrees (rotate), unused (flip)
 Rows = list[list[float]]
@@ -42,7 +43,7 @@ class Warp:
 
     @torch.no_grad()
     def apply(
-        self, maps: Tensor, scale: float, mode: Literal["bilinear", "nearest"], convention: Convention = "paper"
+        self, maps: Tensor, scale: float, mode: Literal["bilinear", "nearest"], convention: Fidelity = "paper"
     ) -> tuple[Tensor, Tensor]:
         """Carry maps of the picture into the strong view, without a gradient.
 

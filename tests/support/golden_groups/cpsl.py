@@ -7,9 +7,10 @@ from support.golden_groups.base import Arrays, Golden, decimal, tensor
 from support.golden_groups.proda import ours, theirs
 
 from udaseg.nets.prototype_assignment import FeatureQueue
-from udaseg.ops import class_balance, consistency, prototype_assignment, prototypes
+from udaseg.ops import class_balance, consistency, losses, prototype_assignment, prototypes, pseudo_labels
+from udaseg.ops.adversarial import output_space
 from udaseg.ops.losses import cross_entropy
-from udaseg.ops.transport import sinkhorn
+from udaseg.ops.prototype_assignment import sinkhorn
 
 
 def transport(arrays: Arrays) -> dict[str, Any]:
@@ -60,10 +61,11 @@ def moving_prior(arrays: Arrays) -> dict[str, Any]:
 
 
 def rectified(arrays: Arrays) -> dict[str, Any]:
-    weight = prototype_assignment.cosine_weights(
+    logits = prototype_assignment.cosine_logits(
         tensor(arrays["feat"]), tensor(arrays["prototypes"]), decimal(arrays["temperature"])
     )
-    found = consistency.rectified_labels(tensor(arrays["soft_label"]), weight, decimal(arrays["threshold"]))
+    weight = output_space(logits, logits.shape[-2:])  # its softmax: nothing is resized
+    found = pseudo_labels.rectified_labels(tensor(arrays["soft_label"]), weight, decimal(arrays["threshold"]))
     return {
         "weight": weight,
         "rectified_label": theirs(found.labels)[:, None],
@@ -75,16 +77,16 @@ def rce(arrays: Arrays) -> dict[str, Any]:
     logits, labels = tensor(arrays["logits"]), ours(tensor(arrays["labels"]))
     weights = decimal(arrays["ce_weight"]), decimal(arrays["rce_weight"])
     return {
-        "rce": consistency.reverse_cross_entropy(logits, labels),
+        "rce": losses.reverse_cross_entropy(logits, labels),
         "ce": cross_entropy(logits, labels),
-        "symmetric_ce": consistency.symmetric_cross_entropy(logits, labels, *weights),
+        "symmetric_ce": losses.symmetric_cross_entropy(logits, labels, *weights),
     }
 
 
 def view_agreement(arrays: Arrays) -> dict[str, Any]:
     teacher = tensor(arrays["teacher_cosine"])
     known = (teacher != int(arrays["pad_id"])).any(dim=1)
-    loss = prototype_assignment.prototype_consistency(
+    loss = consistency.prototype_consistency(
         tensor(arrays["student_cosine"]), teacher, known, decimal(arrays["temperature"])
     )
     return {"loss": loss}

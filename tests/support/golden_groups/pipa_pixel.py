@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from support.golden_groups.base import Arrays, Golden, decimal, tensor
 
-from udaseg.ops import pixel_contrast
+from udaseg.ops import maps, pixel_contrast
 
 
 def contrast_loss(arrays: Arrays) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def pixel_full(arrays: Arrays) -> dict[str, Any]:
         assert set(labels.flatten()[indices].tolist()) == {label}
         assert len(set(indices.tolist())) == len(indices)
     embedding = tensor(arrays["embedding"], gradient=True)
-    anchors = pixel_contrast.take_pixels(embedding, tensor(arrays["sampled_flat_index"]))
+    anchors = maps.take_pixels(embedding, tensor(arrays["sampled_flat_index"]))
     loss = pixel_contrast.pixel_contrast(anchors, views.classes)
     loss.backward()
     return {

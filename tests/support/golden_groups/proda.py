@@ -17,8 +17,10 @@ from udaseg.methods.base import Context, Step
 from udaseg.methods.proda import ProDA
 from udaseg.nets.base import Backbone, SegmentationNet
 from udaseg.nets.heads import Head
-from udaseg.ops import consistency, prototypes
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
+from udaseg.ops import consistency, losses, prototypes, pseudo_labels, regularisers
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
+from udaseg.types import IGNORE
 
 RELEASED_IGNORE = 250
 
@@ -77,7 +79,7 @@ def weight(arrays: Arrays) -> dict[str, Any]:
 
 
 def rectified(arrays: Arrays) -> dict[str, Any]:
-    found = consistency.rectified_labels(
+    found = pseudo_labels.rectified_labels(
         tensor(arrays["soft_label"]), tensor(arrays["weight"]), decimal(arrays["threshold"])
     )
     # Where the release divides by 0, it calls the pixel class 0; here it is ignored.
@@ -91,11 +93,11 @@ def sce(arrays: Arrays) -> dict[str, Any]:
     labels = ours(tensor(arrays["label"]))
     logits = {name: tensor(arrays["logits"], gradient=True) for name in ("ce", "rce")}
     ce = cross_entropy(logits["ce"], labels)
-    rce = consistency.reverse_cross_entropy(
+    rce = losses.reverse_cross_entropy(
         logits["rce"], labels, decimal(arrays["prob_clamp"]), decimal(arrays["onehot_clamp"])
     )
     torch.autograd.backward([ce, rce])
-    both = consistency.symmetric_cross_entropy(
+    both = losses.symmetric_cross_entropy(
         tensor(arrays["logits"]), labels, decimal(arrays["alpha"]), decimal(arrays["beta"])
     )
     return {
@@ -109,12 +111,12 @@ def sce(arrays: Arrays) -> dict[str, Any]:
 
 def regular(arrays: Arrays) -> dict[str, Any]:
     logits = tensor(arrays["logits"], gradient=True)
-    mrkld = consistency.regulariser(logits)
+    mrkld = regularisers.regulariser(logits)
     mrkld.backward()
     return {
         "expected_mrkld": mrkld,
         "expected_mrkld_grad": logits.grad,
-        "expected_mrent": consistency.regulariser(tensor(arrays["logits"]), kind="mrent"),
+        "expected_mrent": regularisers.regulariser(tensor(arrays["logits"]), kind="mrent"),
     }
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from udaseg.data.datasets.base import Item, require_split
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.images import read_colours, read_ids, read_image
 from udaseg.errors import UserError
+from udaseg.types import IGNORE
 
 if TYPE_CHECKING:
     from udaseg.config.schema import FolderData

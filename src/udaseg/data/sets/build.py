@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from udaseg.data.datasets.base import Dataset, Item
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.contact_sheet import contact_sheet
 from udaseg.data.sets.images import write_png
 from udaseg.data.sets.read import DIGESTS, EVALUATED, STATISTICS, PreparedSet, digest, fingerprint_of
 from udaseg.data.sets.statistics import SplitStatistics
 from udaseg.errors import UserError
 from udaseg.runs.files import sha256, write_json
+from udaseg.types import IGNORE
 
 
 def prepare(

@@ -1,12 +1,8 @@
-"""The root is the rounded one, whatever the CPU; five tests as every operator has them."""
-
 import numpy as np
 import pytest
 import torch
 
-from udaseg.ops.roots import rounded_sqrt
-
-NUMBERS = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) * 1000
+from udaseg.ops.precision import rounded_sqrt
 
 
 def test_it_runs_on_an_empty_tensor():
@@ -22,6 +18,9 @@ def test_whole_numbers_are_refused():
 def test_shape_and_type_stay(dtype):
     found = rounded_sqrt(torch.ones(2, 3, dtype=dtype))
     assert found.shape == (2, 3) and found.dtype == dtype
+
+
+NUMBERS = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) * 1000
 
 
 def test_it_is_correctly_rounded_as_the_ieee_root_of_numpy_is():
