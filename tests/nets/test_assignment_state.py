@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from udaseg.nets.prototype_assignment import FeatureQueue, SelfLabelling
+from udaseg.nets.prototype_assignment import FeatureQueue, PrototypeAssignment
 from udaseg.ops.class_balance import class_shares
 from udaseg.ops.prototype_assignment import balanced_assignment, row_scores, self_label_loss
 
@@ -35,7 +35,7 @@ def labelling_of(prototypes=None, prior=(0.5, 0.3, 0.2), **changes):
         "prior_rule": "paper", "prior_keep": 0.9, "queue_scores": "paper",
     }  # fmt: skip
     prototypes = random(CLASSES, WIDTH, seed=1) if prototypes is None else prototypes
-    return SelfLabelling(prototypes, torch.tensor(prior), **(settings | changes))
+    return PrototypeAssignment(prototypes, torch.tensor(prior), **(settings | changes))
 
 
 def without(index):

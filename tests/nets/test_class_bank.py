@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from udaseg.nets.feature_bank import ClassFrequencies, ClassMemory
+from udaseg.nets.feature_bank import ClassBank, ClassFrequencies
 from udaseg.ops.class_balance import balanced_weights
 
 
 def memory_of(selectors="paper", keep="paper", size=8):
-    return ClassMemory(5, 4, 3, size, selectors, keep)
+    return ClassBank(5, 4, 3, size, selectors, keep)
 
 
 def features(images=2, side=4, seed=0):

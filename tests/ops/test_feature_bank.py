@@ -122,7 +122,7 @@ class TestUpdate:
             update_bank(*arguments, 2, first_channel, "highest")
 
 
-def naive_contrast(rows, labels, bank, counts, scores, memory_scores):
+def naive_contrast(rows, labels, bank, counts, scores, bank_scores):
     total = 0.0
     for index in range(CLASSES):
         own = [row for row, label in zip(rows, labels.tolist(), strict=True) if label == index]
@@ -130,7 +130,7 @@ def naive_contrast(rows, labels, bank, counts, scores, memory_scores):
         if len(own) < 2 or len(memory) < 2:
             continue
         sides = []
-        for vectors, rule in ((own, scores), (memory, memory_scores)):
+        for vectors, rule in ((own, scores), (memory, bank_scores)):
             parts = [1 / (1 + math.exp(-float(rule(v[None], index)))) if rule else 1.0 for v in vectors]
             sides.append([len(parts) * part / sum(parts) for part in parts])
         pairs = [
@@ -144,28 +144,28 @@ def naive_contrast(rows, labels, bank, counts, scores, memory_scores):
 
 class TestContrast:
     @pytest.mark.parametrize("scores", [None, first_channel])
-    @pytest.mark.parametrize("memory_scores", [None, lambda rows, index: 2 * rows[:, 1] - index])
+    @pytest.mark.parametrize("bank_scores", [None, lambda rows, index: 2 * rows[:, 1] - index])
     @pytest.mark.parametrize("counts", [[5, 3, 2], [5, 1, 0], [0, 0, 0]])
-    def test_values_are_those_of_a_naive_loop(self, scores, memory_scores, counts):
+    def test_values_are_those_of_a_naive_loop(self, scores, bank_scores, counts):
         rows, labels = random(20, WIDTH), classes(20)
         bank, counts = filled(counts)
-        found = bank_contrast(rows, labels, bank, counts, scores, memory_scores)
-        expected = naive_contrast(rows, labels, bank, counts, scores, memory_scores)
+        found = bank_contrast(rows, labels, bank, counts, scores, bank_scores)
+        expected = naive_contrast(rows, labels, bank, counts, scores, bank_scores)
         assert float(found) == pytest.approx(expected, abs=1e-7)
 
-    @pytest.mark.parametrize("memory_scores", [None, first_channel])
-    def test_gradient(self, memory_scores):
+    @pytest.mark.parametrize("bank_scores", [None, first_channel])
+    def test_gradient(self, bank_scores):
         bank, counts = filled([5, 2, 1])
         labels = torch.tensor([0, 0, 1, 1, 1, 2, 2, 255])
         # Scores see rows without their gradient, so that these must not depend on them here.
         weights = random(WIDTH).requires_grad_()
         fixed = random(8, seed=2)
         assert gradcheck(
-            lambda rows: bank_contrast(rows, labels, bank, counts, lambda own, index: fixed[: len(own)], memory_scores),
+            lambda rows: bank_contrast(rows, labels, bank, counts, lambda own, index: fixed[: len(own)], bank_scores),
             random(8, WIDTH).requires_grad_(),
         )
         assert gradcheck(
-            lambda w: bank_contrast(random(8, WIDTH), labels, bank, counts, lambda own, index: own @ w, memory_scores),
+            lambda w: bank_contrast(random(8, WIDTH), labels, bank, counts, lambda own, index: own @ w, bank_scores),
             weights,
         )
 

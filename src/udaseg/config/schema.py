@@ -124,8 +124,8 @@ class Task(Model):
 
 
 class Network(Model):
-    name: Literal["small", "deeplabv2"]
-    depth: Literal[50, 101]  # of the ResNet under deeplabv2; the small network has one depth
+    name: Name  # a key of udaseg.nets.NETWORKS
+    depth: Literal[50, 101]  # of the ResNet under deeplabv2; other networks have one depth
     head: Literal["aspp", "squeeze_excite"]  # DeepLabv2's classifier | ProDA's, with an embedding before the logits
     aspp: Fidelity  # of aspp heads. paper: four dilated branches; released: two, AdaptSegNet's misplaced return
     feature_norm: bool  # a BatchNorm before the head, for a backbone trained without labels (ProDA's bn_clr)

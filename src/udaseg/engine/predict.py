@@ -12,7 +12,7 @@ from udaseg.config.schema import Network, Protocol
 from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.errors import UserError
-from udaseg.machine.out_of_memory import memory_named
+from udaseg.machine.out_of_memory import explain_out_of_memory
 from udaseg.nets.base import SegmentationNet
 from udaseg.nets.build import build_network
 from udaseg.ops.maps import resize
@@ -46,7 +46,7 @@ def predict_scores(net: nn.Module, image: Tensor, size: tuple[int, int], protoco
     """
     height, width = image.shape[-2:]
     window = "no window" if protocol.window is None else "windows of {} x {}".format(*protocol.window.size)
-    with memory_named(
+    with explain_out_of_memory(
         f"on {image.device}, predicting an image of {height} x {width} at the scales {protocol.scales} with {window}",
         "Set or lower the protocol's window.size (evaluate.protocol or labels.protocol), or lower its scales",
     ):

@@ -11,7 +11,7 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch
 from udaseg.engine.optimizers import Optimisers, rate_factor, scale_rates
 from udaseg.errors import UserError
-from udaseg.machine.out_of_memory import memory_named
+from udaseg.machine.out_of_memory import explain_out_of_memory
 from udaseg.methods.base import Method, Step
 from udaseg.runs.spec import TrainSpec
 from udaseg.seeding import seed_for
@@ -80,7 +80,7 @@ class Stepper:
         crops = ", ".join(
             f"{name} {shape[0]} crops of {shape[2]} x {shape[3]}" for name, shape in shapes.items() if len(shape) == 4
         )
-        return memory_named(
+        return explain_out_of_memory(
             f"at iteration {index} on {self.device} of {self.spec.method}, {doing}: {crops}, "
             f"{self.spec.train.precision}",
             "The last checkpoint is kept: where others took the memory, start the same command again. Otherwise lower "

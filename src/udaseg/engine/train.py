@@ -21,10 +21,11 @@ from udaseg.engine.sets import fingerprints, open_labels, open_sets, require_fin
 from udaseg.engine.step import Stepper
 from udaseg.errors import Interrupted, UserError
 from udaseg.machine.environment import make_exact
-from udaseg.machine.out_of_memory import memory_named
+from udaseg.machine.out_of_memory import explain_out_of_memory
 from udaseg.machine.signals import Interrupts
 from udaseg.methods.base import Context, Method
-from udaseg.nets.weights import file_weights, imagenet_weights
+from udaseg.nets import NETWORKS
+from udaseg.nets.weights import file_weights
 from udaseg.runs.files import append_line, sha256, write_json, write_text
 from udaseg.runs.spec import TrainSpec
 
@@ -60,7 +61,7 @@ class Training:
             artifacts=_artifacts(method.SPEC.consumes(knobs, weights), self.labels),
         )
         # Convolutions are a fifth faster in this layout of the memory, on CPUs as on tensor cores.
-        with memory_named(
+        with explain_out_of_memory(
             f"on {device}, taking in the networks of {spec.method}", "Free it, or take a smaller network"
         ):
             self.method = method(self.context).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -202,7 +203,8 @@ def _initial_weights(spec: TrainSpec, sets: Iterable[PreparedSet]) -> dict[str, 
     initial: dict[str, tuple[str, Mapping[str, Tensor]]] = {}
     for role, start in spec.init.items():
         if start == "imagenet":
-            initial[role] = ("torchvision's ImageNet weights", imagenet_weights(spec.network))
+            network = spec.network
+            initial[role] = (f"published weights of {network.name}", NETWORKS[network.name].published_weights(network))
         elif start.startswith("file:"):
             path = Path(start.removeprefix("file:")).expanduser()
             tensors = file_weights(path)

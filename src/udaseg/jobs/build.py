@@ -70,6 +70,7 @@ def train_job(
 ) -> Job:
     """The training job of a stage; `inputs` are its source, its target and, where it has some, its pseudo-labels."""
     from udaseg.methods import METHODS
+    from udaseg.nets import NETWORKS
 
     source, target, *labels = inputs
     method = METHODS[stage.method].SPEC
@@ -77,7 +78,7 @@ def train_job(
     for role in method.initial_roles(method.Config.model_validate(resolved.knobs)):
         start = resolved.init[role]
         if start == "pretrain":
-            parent = _pretrain(params, plan, resolved) if resolved.network.name == "small" else None
+            parent = _pretrain(params, plan, resolved) if NETWORKS[resolved.network.name].pretraining_job else None
         else:
             parent = earlier.get(start)
         if parent is not None:
@@ -153,7 +154,7 @@ def evaluation_code() -> str:
 
 
 def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
-    """The job that pretrains the small network on procedural objects; one for all seeds and recipes that share it."""
+    """The job that pretrains a network on procedural objects; one for all seeds and recipes that share it."""
     pretrain = params.pretrain
     dataset = params.datasets[pretrain.dataset]
     from udaseg.data.datasets.objects import NAMES  # of the shapes
@@ -284,6 +285,8 @@ def report_job(
     target: Job,
     ends: tuple[Job, ...],
 ) -> Job:
+    from udaseg.nets import NETWORKS
+
     spec = ReportSpec(
         kind="report",
         output=f"reports/{params.study}",
@@ -299,6 +302,7 @@ def report_job(
         claims=params.claims,
         translations=translations,
         data={"source": source.folder, "target": target.folder},
+        networks={name: backbone.title for name, backbone in NETWORKS.items()},
         code=fingerprint("reports.build", "reports.summary"),
     )
     return Job(spec, ends, f"report of {params.study}")

@@ -1,4 +1,4 @@
-"""Memory that does not suffice: what was computed then, and what to lower, in place of an allocator's traceback."""
+"""Running out of RAM or GPU memory: the message says what was being computed and what to lower."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +7,13 @@ import torch
 
 from udaseg.errors import UserError
 
-# Of the CPU's allocator, and of CUDA's libraries, which ask for memory of their own.
+# In messages of the CPU's allocator, and of CUDA's libraries, which allocate for themselves.
 SIGNS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
-def memory_named(doing: str, advice: str) -> Iterator[None]:
-    """UserError "out of memory {doing} … {advice}" where the body needs more memory than there is."""
+def explain_out_of_memory(doing: str, advice: str) -> Iterator[None]:
+    """Raise UserError "out of memory {doing} … {advice}" if the body runs out of memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -28,7 +28,7 @@ from udaseg.methods.self_labelling import (
     remember,
 )
 from udaseg.nets.base import Outputs
-from udaseg.nets.prototype_assignment import Drawn, SelfLabelling
+from udaseg.nets.prototype_assignment import Drawn, PrototypeAssignment
 from udaseg.ops.maps import nearest
 from udaseg.ops.schedules import ema_keep
 from udaseg.types import IGNORE
@@ -67,7 +67,7 @@ class DACSCPSL(DACS):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.labelling: SelfLabelling | None = None
+        self.labelling: PrototypeAssignment | None = None
         self._judged: Judged | None = None  # of the batch, until the term has been made of it
         if "self_label" in context.weights:
             self.labelling = build_self_labelling(context, self.net.feature_channels["embedding"])
@@ -88,7 +88,7 @@ class DACSCPSL(DACS):
         return self._judged.logits
 
     @torch.no_grad()
-    def _judge(self, labelling: SelfLabelling, outputs: Outputs) -> Judged:
+    def _judge(self, labelling: PrototypeAssignment, outputs: Outputs) -> Judged:
         features, plain = outputs.features["embedding"], super().teacher_logits(outputs)
         if not self.knobs.rectify:
             return Judged(features, plain, plain)

@@ -40,7 +40,7 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Terms
 from udaseg.nets.base import Outputs
-from udaseg.nets.feature_bank import ClassFrequencies, ClassMemory
+from udaseg.nets.feature_bank import ClassBank, ClassFrequencies
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.augment import View, strong_view
 from udaseg.ops.losses import balanced_cross_entropy, confident_cross_entropy
@@ -105,12 +105,12 @@ class MemoryBank(Method):
         knobs, classes = self.knobs, len(context.classes)
         self.frequencies = ClassFrequencies(classes, knobs.window)
         self.teacher: EmaTeacher | None = None
-        self.memory: ClassMemory | None = None
+        self.memory: ClassBank | None = None
         if len(context.weights) > 1:
             self.teacher = EmaTeacher(self.net, buffers="own", mode="train")
         if any(term in context.weights for term in CONTRAST):
             size = (self.net.feature_channels["embedding"], knobs.projection, classes, knobs.bank_size)
-            self.memory = context.build(lambda: ClassMemory(*size, knobs.selectors, knobs.bank_keep), "memory")
+            self.memory = context.build(lambda: ClassBank(*size, knobs.selectors, knobs.bank_keep), "memory")
 
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:
         found = super().optimizers(optim)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from udaseg.methods.base import Context, Knobs, OptimizerFactory, Step
-from udaseg.nets.prototype_assignment import Drawn, SelfLabelling
+from udaseg.nets.prototype_assignment import Drawn, PrototypeAssignment
 from udaseg.ops.prototype_assignment import cosine_logits, seen_classes
 
 Fidelity = Literal["paper", "released"]
@@ -49,7 +49,7 @@ class FixedPrototypes(nn.Module):
         self.register_buffer("prototypes", prototypes.clone())
 
     def logits(self, features: Tensor) -> Tensor:
-        """As `SelfLabelling.logits`: features (B, D, h, w) to (B, C, h, w), whose softmax is P_SL."""
+        """As `PrototypeAssignment.logits`: (B, D, h, w) to (B, C, h, w), whose softmax is P_SL."""
         return cosine_logits(features, self.prototypes, self.temperature, self.seen())
 
     def seen(self) -> Tensor:
@@ -57,7 +57,7 @@ class FixedPrototypes(nn.Module):
         return seen_classes(self.prototypes)
 
 
-def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
+def build_self_labelling(context: Context, channels: int) -> PrototypeAssignment:
     """Prototypes, queue and prior, from the warm-up model's prototypes and prior and the run's `SelfLabellingKnobs`.
 
     Args:
@@ -68,7 +68,7 @@ def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
         UserError: they are those of another network.
     """
     knobs: SelfLabellingKnobs = context.knobs
-    return SelfLabelling(
+    return PrototypeAssignment(
         context.artifact("prototypes", (len(context.classes), channels)),
         context.artifact("prior", (len(context.classes),)),
         queue_size=knobs.queue,
@@ -84,7 +84,9 @@ def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
     )
 
 
-def prototype_optimiser(labelling: SelfLabelling, knobs: SelfLabellingKnobs, optim: OptimizerFactory) -> Optimizer:
+def prototype_optimiser(
+    labelling: PrototypeAssignment, knobs: SelfLabellingKnobs, optim: OptimizerFactory
+) -> Optimizer:
     """The run's kind of optimiser for the prototypes, at `prototype_rate` times the heads' rate."""
     optimiser = optim.module(labelling)
     for group in optimiser.param_groups:
@@ -102,7 +104,7 @@ def kept_where_unseen(rectified: Tensor, plain: Tensor, seen: Tensor) -> Tensor:
     return torch.where((plain[..., None] == (~seen).nonzero()[:, 0]).any(dim=-1), plain, rectified)
 
 
-def remember(labelling: SelfLabelling, carries: list[Drawn | None], keep: float, step: Step) -> None:
+def remember(labelling: PrototypeAssignment, carries: list[Drawn | None], keep: float, step: Step) -> None:
     """After the step: what its batches drew goes into queue and prior, and the moving prototypes follow the trained.
 
     Logs how full the queue is, in [0, 1].

@@ -1,6 +1,6 @@
-"""What is remembered of the classes while training (Alonso et al., ICCV 2021, arXiv 2104.13415): vectors, frequencies.
+"""A bank of feature vectors of each class, and class frequencies (Alonso et al., ICCV 2021, arXiv 2104.13415).
 
-Everything that changes is a parameter or a persistent buffer.
+Everything that changes during training is a parameter or a persistent buffer.
 """
 
 from copy import deepcopy
@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from udaseg.nets.row_heads import RowHeads, Selection, follow
+from udaseg.nets.row_heads import RowHeads, Selection
+from udaseg.nets.teacher import ema_update
 from udaseg.ops.class_balance import balanced_weights, count_classes
 from udaseg.ops.feature_bank import Scores, bank_contrast, update_bank
 from udaseg.ops.maps import labelled_rows, nearest
@@ -17,7 +18,7 @@ from udaseg.ops.maps import labelled_rows, nearest
 Keep = Literal["paper", "released", "random"]
 
 
-class ClassMemory(nn.Module):
+class ClassBank(nn.Module):
     """A bank of a teacher's vectors for each class, and the heads that bring a student's features near it.
 
     Args:
@@ -26,8 +27,8 @@ class ClassMemory(nn.Module):
         classes: number of them.
         size: vectors of each class.
         selectors: see `RowHeads`.
-        keep: which vectors go into the bank where there are too many. paper: those of the highest scores; released: of
-            the lowest; random: any, and so it is without selectors.
+        keep: which vectors enter the bank if there are too many. paper: those with the highest scores; released: the
+            lowest; random: any. Without selectors it is always random.
     """
 
     bank: Tensor
@@ -43,12 +44,16 @@ class ClassMemory(nn.Module):
 
     @torch.no_grad()
     def fill(self, features: Tensor, labels: Tensor, most: int, generator: torch.Generator) -> None:
-        """Put a teacher's features (B, D, h, w) into the bank where labels (B, h, w) are not 255.
+        """Put a teacher's features into the bank where they are labelled.
 
-        `most` is the number of vectors that a class may add; the generator, on the CPU, is for `keep: random`.
+        Args:
+            features: (B, D, h, w).
+            labels: (B, h, w) int64, 255 = ignore.
+            most: number of vectors that a class may add.
+            generator: on the CPU, for `keep: random`.
         """
         rows, labels = labelled_rows(features, labels)
-        if len(rows) < 2:  # what a BatchNorm needs
+        if len(rows) < 2:  # BatchNorm needs two
             return
 
         def chance(rows: Tensor, index: int) -> Tensor:
@@ -61,31 +66,36 @@ class ClassMemory(nn.Module):
         self.bank, self.counts = update_bank(self.bank, self.counts, rows, labels, most, scores, order)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Distance () of a student's features (B, D, h, w), where labels (B, H, W) are not 255, to the bank.
+        """Distance () of a student's labelled features to the bank, see `ops.feature_bank.bank_contrast`.
 
-        0, connected to the graph, where less than two are labelled or the bank has less than two of each class.
+        It is 0, connected to the graph, if fewer than two features are labelled or the bank has fewer than two vectors
+        of each class.
+
+        Args:
+            features: (B, D, h, w).
+            labels: (B, H, W) int64, 255 = ignore.
         """
         rows, labels = labelled_rows(features, nearest(labels, features.shape[-2:]))
-        if len(rows) < 2:  # what a BatchNorm needs
+        if len(rows) < 2:  # BatchNorm needs two
             return features.sum() * 0
         heads = self.heads
         return bank_contrast(heads(rows), labels, self.bank, self.counts, heads.selectors, heads.memory_selectors)
 
     def follow(self, keep: float) -> None:
-        """To be called after the step: the teacher's heads follow, keeping the share `keep` of themselves."""
-        follow(self.teacher_heads, self.heads, keep)
+        """After the step: the teacher's heads follow, keeping the share `keep` in [0, 1] of themselves."""
+        ema_update(self.teacher_heads, self.heads, keep)
 
     def filled(self) -> Tensor:
-        """() float: how full the bank is, in [0, 1]."""
+        """() float in [0, 1]: how full the bank is."""
         return self.counts.float().mean() / self.bank.shape[1]
 
 
 class ClassFrequencies(nn.Module):
-    """Pixels of each class in the labels of the first batches, and in the pseudo-labels of the last ones.
+    """Counts pixels of each class in the labels of the first batches and in the pseudo-labels of the last ones.
 
     Args:
         classes: number of them.
-        window: how many first and last batches.
+        window: number of first and of last batches that count.
     """
 
     labels: Tensor
@@ -99,7 +109,7 @@ class ClassFrequencies(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))  # counted so far
 
     def add(self, labels: Tensor, pseudo: Tensor | None) -> None:
-        """Count a batch: labels and pseudo-labels of any shape, int64, 255 = ignore."""
+        """Count a batch of labels and pseudo-labels, of any shape, int64, 255 = ignore."""
         window, classes = self.pseudo.shape
         self.labels += count_classes(labels, classes) * (self.batches < window)
         if pseudo is not None:
@@ -107,6 +117,6 @@ class ClassFrequencies(nn.Module):
         self.batches += 1
 
     def weights(self) -> Tensor:
-        """(C,) float, positive, by median frequency; 1 until as many batches were counted as the window holds."""
+        """Class weights (C,) float, positive, by median frequency; all 1 until `window` batches are counted."""
         found = balanced_weights(self.labels + self.pseudo.sum(dim=0))
         return torch.where(self.batches >= len(self.pseudo), found, 1.0)

@@ -1,10 +1,10 @@
-"""What is remembered of class-balanced self-labelling while training: prototypes, queue, class prior (CPSL, CVPR 2022).
+"""Trainable prototypes, the queue of features they are trained with, and the class prior (CPSL, CVPR 2022).
 
 Li et al., "Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation", arXiv 2203.09744.
-Everything that changes is a parameter or a persistent buffer.
+Everything that changes during training is a parameter or a persistent buffer.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,13 @@ from udaseg.ops.prototype_assignment import (
     seen_classes,
     self_label_loss,
 )
-
-Form = Literal["paper", "released"]
+from udaseg.types import Fidelity
 
 
 class FeatureQueue(nn.Module):
-    """The last `size` rows of `width` numbers, a ring that is written in place: a push costs what it pushes.
+    """The last `size` rows of `width` numbers, in a ring that is written in place.
 
-    The release moves the whole queue, 64 MiB of it, by the rows of each image.
+    The release shifts the whole queue of 64 MiB for each image.
     """
 
     ring: Tensor
@@ -39,12 +38,12 @@ class FeatureQueue(nn.Module):
         if size < 1 or width < 1:
             raise ValueError(f"a size and a width of at least 1 expected, found {size} and {width}")
         self.register_buffer("ring", torch.zeros(size, width))
-        self.register_buffer("newest", torch.zeros((), dtype=torch.int64))  # where the ring's newest row is
+        self.register_buffer("newest", torch.zeros((), dtype=torch.int64))  # index of the newest row in the ring
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))  # rows so far, at most `size`
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Rows (n, width), the first one as the newest; of more than `size` the first ones."""
+        """Add rows (n, width), the first one as the newest; of more than `size` only the first are kept."""
         size = len(self.ring)
         rows = rows[:size]
         self.newest.copy_((self.newest - len(rows)) % size)
@@ -53,16 +52,16 @@ class FeatureQueue(nn.Module):
 
     @property
     def full(self) -> bool:
-        """Whether every row was pushed; before, the queue is not used (released: its last row is not zero)."""
+        """Whether all rows are filled; before that the queue is not used (released: until its last row is not zero)."""
         return int(self.filled) == len(self.ring)
 
     def rows(self) -> Tensor:
-        """(filled, width), the newest first. Once it is full the ring has the same rows, and costs no copy."""
+        """(filled, width), the newest first. Once the queue is full, `ring` has the same rows without a copy."""
         return self.ring.roll(-int(self.newest), dims=0)[: int(self.filled)]
 
 
 class Drawn(NamedTuple):
-    """What a batch leaves for `SelfLabelling.update`; nothing of it has a graph."""
+    """What a batch leaves for `PrototypeAssignment.update`, without a graph."""
 
     rows: Tensor  # (n, D) drawn features of length 1
     classes: Tensor  # (n,) int64, their labels
@@ -70,39 +69,39 @@ class Drawn(NamedTuple):
     logits: Tensor | None  # (n, K) of length 1, with the logit term
 
 
-class SelfLabelling(nn.Module):
-    """Trainable prototypes, a teacher's that follow them, the queue that they are trained with, and the class prior.
+class PrototypeAssignment(nn.Module):
+    """Trainable prototypes, the teacher's that follow them, the queue they are trained with, and the class prior.
 
-        labelling = SelfLabelling(prototypes, prior, queue_size=65536, ...)  # optim.module(labelling) trains it
+        labelling = PrototypeAssignment(prototypes, prior, queue_size=65536, ...)  # optim.module(labelling) trains it
         labelling.logits(features)  # (B, K, h, w), P_SL is the softmax over it
         loss, drawn = labelling(teacher_features, labels, generator)  # a term
         ...  # the step
         labelling.update(drawn)  # for each of the step's batches
         labelling.follow(keep)
 
-    A class whose prototype is zeros was not seen: it gets no gradient and stays zeros, is assigned nothing and has no
-    part in P_SL, until a batch draws pixels that are labelled as it. Their mean becomes its prototype then.
+    A class whose prototype is zeros was not seen. It gets no gradient, no pixel is assigned to it, and it has no part
+    in P_SL until a batch draws pixels with its label; their mean then becomes its prototype.
 
     Args:
-        prototypes: (K, D), of any length: they are brought to length 1. Zeros for a class that was not seen.
-        prior: (K,), at least 0: the classes' shares of the target; each counts as at least 1e-6.
+        prototypes: (K, D), of any length; they are normalised to length 1. Zeros for a class that was not seen.
+        prior: (K,), at least 0: the classes' shares in the target domain; each counts as at least 1e-6.
         queue_size: rows of the queue (released 65536).
-        samples: most pixels that are drawn of an image (released 256).
+        samples: most pixels drawn from an image (released 256).
         temperature: of P_SL and of the loss (released 0.08).
-        epsilon: see `ops.transport.sinkhorn` (released 0.05).
-        rounds: of it (released 3).
-        sampler: the pixels that are drawn. paper: of each class by its share of the image; released: any labelled ones,
-            at the same places of all images of a batch.
+        epsilon: see `ops.prototype_assignment.sinkhorn` (released 0.05).
+        rounds: its iterations (released 3).
+        sampler: which pixels are drawn. paper: of each class by its share of the image; released: any labelled ones, at
+            the same places in all images of a batch.
         prior_rule: paper: the prior moves with the labels; released: it stays as it was given.
-        prior_keep: share of the prior that an image's labels leave (the paper's alpha, whose value is not known).
-        queue_scores: paper: the queue's rows are scored by prototypes of length 1, as the others are; released: by the
+        prior_keep: share of the prior that is kept when an image's labels update it (the paper's alpha, value unknown).
+        queue_scores: paper: the queue's rows are scored by prototypes of length 1, like the others; released: by the
             prototypes as they are, which is a slip.
-        logit_term: the teacher's logits are clustered, too, with a queue of their own, and what they are assigned
-            teaches the same scores (released, not in the paper). The release takes the scores of the batch's last image
-            for all of them, a slip that is not followed.
+        logit_term: the teacher's logits are assigned, too, with a queue of their own, and their labels teach the same
+            scores (released, not in the paper). The release uses the scores of the batch's last image for all images, a
+            slip that is not followed.
 
     Raises:
-        ValueError: shapes do not fit, or a setting is out of its range.
+        ValueError: shapes do not fit, or a setting has no such form.
     """
 
     teacher: Tensor
@@ -118,10 +117,10 @@ class SelfLabelling(nn.Module):
         temperature: float,
         epsilon: float,
         rounds: int,
-        sampler: Form,
-        prior_rule: Form,
+        sampler: Fidelity,
+        prior_rule: Fidelity,
         prior_keep: float,
-        queue_scores: Form,
+        queue_scores: Fidelity,
         logit_term: bool = False,
     ) -> None:
         super().__init__()
@@ -145,7 +144,7 @@ class SelfLabelling(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Cosines of features (B, D, h, w) and the teacher's prototypes over the temperature: (B, K, h, w), finite.
 
-        Gradients reach the features only. A class that was not seen gets -1e4; if none was, all get 0.
+        Gradients reach the features only. A class that was not seen gets -1e4, unless no class was seen.
         """
         return cosine_logits(features, self.teacher, self.temperature, self.seen())
 
@@ -156,13 +155,13 @@ class SelfLabelling(nn.Module):
     def forward(
         self, features: Tensor, labels: Tensor, generator: torch.Generator, logits: Tensor | None = None
     ) -> tuple[Tensor, Drawn]:
-        """L_SL, the mean over images, and what `update` needs. It trains the prototypes and nothing else.
+        """L_SL, the mean over images, and what `update` needs. It trains nothing but the prototypes.
 
-        0, connected to the graph, where no pixel is drawn or no class was seen. An image's rows enter the queue after
-        the step; in the release the next image of the same batch already sees them.
+        It is 0, connected to the graph, if no pixel is drawn or no class was seen. An image's rows enter the queue
+        after the step; in the release, the next image of the same batch already sees them.
 
         Args:
-            features: (B, D, h, w), a teacher's, of any length; they get no gradient.
+            features: (B, D, h, w), the teacher's, of any length; they get no gradient.
             labels: (B, h, w) int64, 255 = ignore.
             generator: on the CPU.
             logits: (B, K, h, w), the teacher's; needed with the logit term.
@@ -196,7 +195,7 @@ class SelfLabelling(nn.Module):
         return row_scores(self.queue.ring, self.prototypes.detach(), self.queue_scores == "paper")
 
     def _loss(self, rows: Tensor, sizes: list[int], queued: Tensor | None, clustered: Tensor | None = None) -> Tensor:
-        """Mean over images; `clustered` (n, K) are what is assigned, if it is not the rows' scores."""
+        """Mean over images; `clustered` (n, K) are the scores to assign instead of the rows' own."""
         seen = seen_classes(self.prototypes)
         prior = assigned_prior(self.prior, seen)
         scores = row_scores(rows, self.prototypes)
@@ -211,7 +210,7 @@ class SelfLabelling(nn.Module):
 
     @torch.no_grad()
     def update(self, drawn: Drawn) -> None:
-        """After the step: rows go into the queue, the prior moves, classes that are seen at last get prototypes."""
+        """After the step: rows enter the queue, the prior moves, and newly seen classes get prototypes."""
         self.queue.push(drawn.rows)
         if self.logit_queue is not None and drawn.logits is not None:
             self.logit_queue.push(drawn.logits)
@@ -220,13 +219,13 @@ class SelfLabelling(nn.Module):
                 self.prior.copy_(moving_prior(self.prior, shares, self.prior_keep))
         unseen = ~seen_classes(self.prototypes)[:, None]
         of_class = drawn.classes == torch.arange(len(self.prior), device=drawn.classes.device)[:, None]  # (K, n)
-        means = F.normalize(of_class.to(drawn.rows) @ drawn.rows, dim=1)  # zeros for a class that was not drawn
+        means = F.normalize(of_class.to(drawn.rows) @ drawn.rows, dim=1)  # zeros for classes that were not drawn
         self.prototypes.copy_(torch.where(unseen, means, self.prototypes))
         self.teacher.copy_(torch.where(unseen, means, self.teacher))
 
     @torch.no_grad()
     def follow(self, keep: float) -> None:
-        """After the step: the teacher's prototypes follow, keeping the share `keep` of themselves."""
+        """After the step: the teacher's prototypes follow, keeping the share `keep` in [0, 1] of themselves."""
         self.teacher.lerp_(self.prototypes, 1 - keep)
 
 

@@ -60,6 +60,7 @@ def read_report(spec_path: Path, measured: bool = True) -> Report:
         sweeps=spec.sweeps,
         skipped=spec.skipped,
         claims=spec.claims,
+        networks=spec.networks,
     )
 
 

@@ -98,6 +98,7 @@ class Report:
     sweeps: list[ReportSweep]
     skipped: list[ReportSkipped]  # points of sweeps whose values do not go together
     claims: list[Claim]
+    networks: dict[str, str]  # name -> title, see `ReportSpec`
 
     @property
     def headline(self) -> str:

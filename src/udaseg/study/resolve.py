@@ -262,7 +262,8 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
     def laid(base: M, over: Mapping[str, Any], key: str) -> M:
         return validate(type(base), overlay(base.model_dump(mode="json"), over), f"{path}.{key}") if over else base
 
-    train = laid(params.train, stage.train, "train")
+    train, network = laid(params.train, stage.train, "train"), laid(params.network, stage.network, "network")
+    _check_network(f"{path}.network" if "name" in stage.network else "network", network)
     labels = None
     if provided := _provided_by_labels(spec, knobs, weights):
         if "of" not in stage.labels:
@@ -296,7 +297,7 @@ def resolve_stage(params: Params, stage: Stage, path: str, shown: DomainUse | Pr
         init=dict.fromkeys(students, "pretrain") if stage.init is None else stage.init,
         knobs=knobs.model_dump(mode="json"),
         weights=weights,
-        network=laid(params.network, stage.network, "network"),
+        network=network,
         optim=laid(params.optim, stage.optim, "optim"),
         train=train,
         labels=labels,
@@ -319,6 +320,13 @@ def _provided_by_labels(spec: "MethodSpec", knobs: Any, weights: Mapping[str, fl
     """What the method's active terms need of an earlier stage's label job."""
     views = [view for view in spec.streams(knobs, weights) if view in ("target.pseudo", "target.soft")]
     return [*views, *spec.consumes(knobs, spec.active(weights))]
+
+
+def _check_network(path: str, network: Network) -> None:
+    """ValueError when there is no network of this name."""
+    from udaseg.nets import NETWORKS
+
+    require_known(f"{path}.name", network.name, NETWORKS)
 
 
 def _check_quarter(path: str, crop: tuple[int, int], views: list[str]) -> None:
