@@ -185,7 +185,7 @@ class TestRefused:
         run = trained(objects_spec(source, target, train={"iterations": 1}), tmp_path / "state", tmp_path / "run")
         content = read_json(target / "set.json")
         write_json(target / "set.json", content | {"fingerprint": "0" * 64})
-        with pytest.raises(UserError, match=r"run: saw another content of .*objects-1 than lies there now"):
+        with pytest.raises(UserError, match=r"run: saw other content in .*objects-1 than is there now"):
             evaluated(evaluate_spec(run, target), tmp_path / "build")
 
     def test_a_split_without_labels(self, run, target, tmp_path):

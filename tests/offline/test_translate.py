@@ -131,7 +131,7 @@ def test_a_run_that_saw_other_data_is_refused(source, target, tmp_path):
     kept = path.read_text()
     path.write_text(json.dumps(json.loads(kept) | {"fingerprint": "another"}))
     try:
-        with pytest.raises(UserError, match="saw another content of"):
+        with pytest.raises(UserError, match="saw other content in"):
             shown(spec_of(source, target, "cyclegan", made), tmp_path / "build")
     finally:
         path.write_text(kept)

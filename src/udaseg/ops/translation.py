@@ -1,4 +1,4 @@
-"""The look of one image on the content of another, without training; and a loss that keeps what an image shows."""
+"""Giving an image another one's look without training, and a loss that preserves edges in a translated image."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from udaseg.ops.precision import rounded_sqrt
 
-# sRGB's primaries in XYZ under D65 (IEC 61966-2-1), white first divided out: rows are X / X_n, Y / Y_n, Z / Z_n.
+# sRGB's primaries in XYZ under D65 (IEC 61966-2-1).
 WHITE = (0.95047, 1.0, 1.08883)
 
 
@@ -17,13 +17,13 @@ TO_XYZ = (
 )
 
 
-KNEE = 6 / 29  # of CIE's cube root
+KNEE = 6 / 29  # below it CIE's cube root is linear
 
 
-SMALLEST = 0.01  # standard deviation in L*a*b* below which a channel counts as constant: no eye sees it
+SMALLEST = 0.01  # standard deviation in L*a*b* below which a channel counts as constant: it is invisible
 
 
-ABSENT = 1e-6  # amplitude of a frequency, as a share of the largest there can be, below which it has no phase
+ABSENT = 1e-6  # amplitude, as a share of the largest possible one, below which a frequency has no phase
 
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
@@ -50,7 +50,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """The inverse of `rgb_to_lab`; colours beyond sRGB are clipped to [0, 1] channel by channel.
+    """The inverse of `rgb_to_lab`; colours outside of sRGB are clipped to [0, 1] in each channel.
 
     Raises:
         ValueError: another shape than (B, 3, H, W).
@@ -69,9 +69,8 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 def lab_transfer(source: Tensor, target: Tensor) -> Tensor:
     """Source images with the mean and standard deviation of the target's colours, channel by channel of L*a*b*.
 
-    Reinhard et al., "Color transfer between images", IEEE CG&A 2001, in another space of opponent colours. A channel
-    that is constant in the source has no spread to stretch and takes the target's mean only; a constant target makes
-    the channel constant.
+    Reinhard et al., "Color transfer between images", IEEE CG&A 2001, in another space of opponent colours. If a
+    source channel is constant, it only takes the target's mean; if the target's is constant, the result is, too.
 
     Args:
         source, target: (B, 3, H, W) and (B, 3, H', W') real, in [0, 1]; image i takes the look of target image i.
@@ -92,16 +91,16 @@ def lab_transfer(source: Tensor, target: Tensor) -> Tensor:
 
 
 def fourier_transfer(source: Tensor, target: Tensor, share: float) -> Tensor:
-    """Source images with the target's amplitudes at low frequencies; the phase, and with it the layout, stays.
+    """Source images with the target's amplitudes at low frequencies; their phase, and so their layout, is kept.
 
-    Yang & Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020. Exchanged are the frequencies
-    of at most floor(min(H, W) * share) cycles along both axes, as released: with a half side of 0 that is the mean
-    alone. Both signs of a frequency are, so that the result is real. A frequency that the source does not have, has no
-    phase to be kept and stays away; in the release the phase of rounding errors, or 0, takes its place.
+    Yang & Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020. The frequencies of at
+    most floor(min(H, W) * share) cycles along both axes are exchanged, as released; if that is 0, only the mean. Both
+    signs of a frequency are exchanged, so the result is real. A frequency that is absent from the source has no phase
+    and stays absent; the release uses the phase of rounding errors, or 0.
 
     Args:
         source, target: (B, 3, H, W) real, in [0, 1], of one size; image i takes the look of target image i.
-        share: of the shorter side that is half the side of the exchanged square, in [0, 0.5) (paper 0.01, 0.05, 0.09).
+        share: half the exchanged square's side over the image's shorter side, in [0, 0.5) (paper 0.01, 0.05, 0.09).
 
     Returns:
         (B, 3, H, W) clipped to [0, 1].
@@ -120,16 +119,16 @@ def fourier_transfer(source: Tensor, target: Tensor, share: float) -> Tensor:
     down = torch.fft.fftfreq(height, 1 / height, device=source.device).round().abs() <= reach
     across = torch.arange(content.shape[-1], device=source.device) <= reach
     present = content.abs() > ABSENT * height * width
-    present[..., 0, 0] = True  # of a mean it is always 0
+    present[..., 0, 0] = True  # the phase of the mean is always 0
     amplitude = torch.where(down[:, None] & across & present, look.abs(), content.abs())
     return torch.fft.irfft2(torch.polar(amplitude, content.angle()), (height, width)).clamp(0, 1)
 
 
 def label_edges(labels: Tensor) -> Tensor:
-    """Pixels among whose eight neighbours and themselves two labels meet: a line two pixels wide along each boundary.
+    """Pixels whose 3x3 neighbourhood holds two labels or more: a line two pixels wide along each boundary.
 
     Args:
-        labels: (B, H, W) integer; 255 (ignore) is a label like any other, as what is not labelled is often a thing.
+        labels: (B, H, W) integer; 255 is a label like any other, because unlabelled areas are often objects.
 
     Returns:
         (B, H, W) bool.
@@ -145,11 +144,11 @@ def label_edges(labels: Tensor) -> Tensor:
 
 
 def edge_loss(image: Tensor, other: Tensor, labels: Tensor) -> Tensor:
-    """How much two images differ, at the boundaries of a label map, in the Laplacian of their brightness.
+    """How much the Laplacians of two images' brightness differ at the boundaries of a label map.
 
     A change of colour or brightness that is the same on both sides of a boundary costs nothing, unlike in DiGA's
-    release, which holds the colours themselves to the other image's there. The absolute difference, as a mean over all
-    pixels, as released; so it is 0 where there is no boundary.
+    release, which compares the colours themselves. The absolute difference is averaged over all pixels, as released, so
+    it is 0 without boundaries.
 
     Args:
         image, other: (B, 3, H, W) real, RGB in [0, 1].
@@ -192,6 +191,6 @@ def _require_pairs(source: Tensor, target: Tensor) -> None:
 
 
 def _laplacian(maps: Tensor) -> Tensor:
-    """Sum of the four neighbours less four times the pixel, of (B, H, W); beyond the border a pixel is its own one."""
+    """Sum of the four neighbours minus four times the pixel, of (B, H, W), with replicated borders."""
     down, across = maps.diff(dim=1), maps.diff(dim=2)
     return F.pad(down, (0, 0, 0, 1)) - F.pad(down, (0, 0, 1, 0)) + F.pad(across, (0, 1)) - F.pad(across, (1, 0))
