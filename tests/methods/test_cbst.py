@@ -9,8 +9,10 @@ from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors,
 
 from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Step, supervised
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels
+from udaseg.types import IGNORE
 
 KLD = {"kld": 0.1}
 

@@ -11,7 +11,7 @@ from udaseg.data.batches.streams import Batch
 from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.methods.base import Step
 from udaseg.methods.memory_bank import CONTRAST, ON_TARGET, Config
-from udaseg.ops.class_weights import balanced_weights, count_classes
+from udaseg.ops.class_balance import balanced_weights, count_classes
 
 EARLY = {
     "projection": 16, "bank_size": 32, "bank_start": 0, "contrast_start": 0, "ramp_iterations": 1, "weights_start": 0,

@@ -5,7 +5,8 @@ import torch
 
 from udaseg.nets.build import build_network
 from udaseg.nets.small import Residual, SmallBackbone
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 
 
 def net(classes=3):

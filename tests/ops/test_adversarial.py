@@ -119,16 +119,16 @@ class TestDomainAccuracy:
         assert not domain_accuracy(random(1, 1, 2, 2).requires_grad_(), random(1, 2, 2, 2)).requires_grad
 
 
-def tiny_discriminator(classes=3, seed=0):
-    torch.manual_seed(seed)
-    return nn.Conv2d(classes, 1, 3, stride=2).double()
-
-
 class TestOutputSpace:
     def test_probabilities_of_resized_logits(self):
         probs = output_space(random(2, 3, 4, 5), (9, 7))
         assert probs.shape == (2, 3, 9, 7)
         torch.testing.assert_close(probs.sum(dim=1), torch.ones(2, 9, 7, dtype=torch.float64))
+
+
+def tiny_discriminator(classes=3, seed=0):
+    torch.manual_seed(seed)
+    return nn.Conv2d(classes, 1, 3, stride=2).double()
 
 
 class TestAdversarialLoss:

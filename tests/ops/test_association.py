@@ -23,6 +23,8 @@ from udaseg.ops.association import (
 )
 
 NAMES = ["cosine", "divergence"]
+
+
 METRICS = pytest.mark.parametrize("metric", NAMES)
 
 
@@ -36,68 +38,12 @@ def maps(metric, *shape, seed=0, dtype=torch.float64):
     return found if metric == "cosine" else (2 * found).softmax(dim=1)
 
 
-def labels_of(*shape, classes=3, seed=0, ignored=0.2):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, shape, generator=generator)
-    return labels.masked_fill(torch.rand(shape, generator=generator) < ignored, 255)
-
-
 def naive_similarity(metric, first, second):
     """Of two vectors, lists of numbers."""
     if metric == "cosine":
         return sum(a * b for a, b in zip(first, second, strict=True)) / (math.hypot(*first) * math.hypot(*second))
     pairs = zip(first, second, strict=True)
     return -sum(a * (math.log(a + 1e-10) - math.log(b + 1e-10)) for a, b in pairs)
-
-
-def naive_row(row, normalise):
-    if len(row) == 1:
-        return [1.0]
-    if normalise:
-        mean = sum(row) / len(row)
-        std = math.sqrt(sum((one - mean) ** 2 for one in row) / (len(row) - 1))
-        row = [(one - mean) / (std + 1e-10) for one in row]
-    whole = sum(math.exp(one) for one in row)
-    return [math.exp(one) / whole for one in row]
-
-
-def naive_loss(metric, source, target, labels, normalise, valid=None):
-    """Loss and consistent positions, pair by pair and position by position."""
-    logs, starts = [], []
-    for image in range(len(source)):
-        here = source[image].flatten(1).T.tolist()
-        there = target[image].flatten(1).T.tolist()
-        if valid is not None:
-            there = [one for one, seen in zip(there, valid[image].flatten().tolist(), strict=True) if seen]
-        label = labels[image].flatten().tolist()
-        forth = [naive_row([naive_similarity(metric, a, b) for b in there], normalise) for a in here]
-        back = [naive_row([naive_similarity(metric, b, a) for a in here], normalise) for b in there]
-        for start, row in enumerate(forth if there else []):
-            middle = row.index(max(row))
-            end = back[middle].index(max(back[middle]))
-            if label[start] != 255 and label[start] == label[end]:
-                logs.append(-math.log(row[middle] * back[middle][end]))
-                starts.append((image, start))
-    return sum(logs) / max(1, len(logs)), starts
-
-
-def plain_loss(metric, source, target, labels, normalise=True):
-    """With whole matrices, all of them in the graph."""
-    logs = []
-    for image in range(len(source)):
-        pair = [positions(one[image].flatten(1).mT, metric) for one in (source, target)]
-        forth = contrast_scores(pair[0].queries @ pair[1].keys.mT, normalise)
-        back = contrast_scores(pair[1].queries @ pair[0].keys.mT, normalise)
-        middle = forth.argmax(dim=1)
-        end = back.argmax(dim=1)[middle]
-        label = labels[image].flatten()
-        starts = ((label != 255) & (label == label[end])).nonzero()[:, 0]
-        logs.append(-(forth[starts, middle[starts]] * back[middle[starts], end[starts]]).log())
-    return torch.cat(logs).mean()
-
-
-def gradients(loss, *leaves):
-    return torch.autograd.grad(loss, leaves)
 
 
 class TestSimilarity:
@@ -151,6 +97,21 @@ class TestSimilarity:
     def test_another_metric_is_refused(self):
         with pytest.raises(ValueError, match="expected"):
             positions(torch.ones(2, 2), "euclidean")
+
+
+def naive_row(row, normalise):
+    if len(row) == 1:
+        return [1.0]
+    if normalise:
+        mean = sum(row) / len(row)
+        std = math.sqrt(sum((one - mean) ** 2 for one in row) / (len(row) - 1))
+        row = [(one - mean) / (std + 1e-10) for one in row]
+    whole = sum(math.exp(one) for one in row)
+    return [math.exp(one) / whole for one in row]
+
+
+def gradients(loss, *leaves):
+    return torch.autograd.grad(loss, leaves)
 
 
 class TestContrastScores:
@@ -285,6 +246,47 @@ class TestCycle:
         labels = torch.tensor([[1, 1, 2, 255, 255], [0, 0, 0, 0, 0]])
         end = torch.tensor([[1, 2, 2, 4, 0], [4, 4, 4, 4, 4]])
         assert cycle_consistent(end, labels).tolist() == [[True, False, True, False, False], [True] * 5]
+
+
+def labels_of(*shape, classes=3, seed=0, ignored=0.2):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, shape, generator=generator)
+    return labels.masked_fill(torch.rand(shape, generator=generator) < ignored, 255)
+
+
+def naive_loss(metric, source, target, labels, normalise, valid=None):
+    """Loss and consistent positions, pair by pair and position by position."""
+    logs, starts = [], []
+    for image in range(len(source)):
+        here = source[image].flatten(1).T.tolist()
+        there = target[image].flatten(1).T.tolist()
+        if valid is not None:
+            there = [one for one, seen in zip(there, valid[image].flatten().tolist(), strict=True) if seen]
+        label = labels[image].flatten().tolist()
+        forth = [naive_row([naive_similarity(metric, a, b) for b in there], normalise) for a in here]
+        back = [naive_row([naive_similarity(metric, b, a) for a in here], normalise) for b in there]
+        for start, row in enumerate(forth if there else []):
+            middle = row.index(max(row))
+            end = back[middle].index(max(back[middle]))
+            if label[start] != 255 and label[start] == label[end]:
+                logs.append(-math.log(row[middle] * back[middle][end]))
+                starts.append((image, start))
+    return sum(logs) / max(1, len(logs)), starts
+
+
+def plain_loss(metric, source, target, labels, normalise=True):
+    """With whole matrices, all of them in the graph."""
+    logs = []
+    for image in range(len(source)):
+        pair = [positions(one[image].flatten(1).mT, metric) for one in (source, target)]
+        forth = contrast_scores(pair[0].queries @ pair[1].keys.mT, normalise)
+        back = contrast_scores(pair[1].queries @ pair[0].keys.mT, normalise)
+        middle = forth.argmax(dim=1)
+        end = back.argmax(dim=1)[middle]
+        label = labels[image].flatten()
+        starts = ((label != 255) & (label == label[end])).nonzero()[:, 0]
+        logs.append(-(forth[starts, middle[starts]] * back[middle[starts], end[starts]]).log())
+    return torch.cat(logs).mean()
 
 
 class TestAssociationLoss:

@@ -9,8 +9,6 @@ from torch.autograd import gradcheck
 
 from udaseg.ops.patch_contrast import Bank, bank_contrast, empty_bank, hardest, paired_contrast, pushed
 
-IGNORE = 255
-
 
 def rows_of(count, width=4, seed=0, dtype=torch.float64):
     return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=1)
@@ -39,27 +37,6 @@ def naive_paired(rows, first, second, temperature, share, classes=None):
             losses.append(-math.log(towards / (towards + sum(map(math.exp, kept)))))
         total += sum(losses) / len(losses)
     return total
-
-
-def naive_bank(rows, first, second, labels, confidence, bank, temperature, threshold):
-    parts, counted = [], []
-    remembered = [pair for step in zip(*bank, strict=True) for pair in zip(*step, strict=True)]
-    remembered = [(row, int(label)) for row, label in remembered if label != IGNORE]
-    for anchors, positives in ((first, second), (second, first)):
-        losses = []
-        for anchor, positive in zip(anchors.tolist(), positives.tolist(), strict=True):
-            if not (confidence[positive] > threshold and confidence[anchor] < confidence[positive]):
-                continue
-            towards = math.exp(float(rows[anchor] @ rows[positive]) / temperature)
-            against = sum(
-                math.exp(float(rows[anchor] @ row) / temperature)
-                for row, label in remembered
-                if label != labels[anchor]
-            )
-            losses.append(-math.log(towards / (towards + against)))
-        parts.append(sum(losses) / max(len(losses), 1))
-        counted.append(len(losses))
-    return parts, counted
 
 
 class TestPairedContrast:
@@ -171,6 +148,30 @@ class TestHardest:
 
     def test_none_of_none(self):
         assert not hardest(torch.rand(2, 4), torch.zeros(2, 4, dtype=torch.bool), 0.5).any()
+
+
+IGNORE = 255
+
+
+def naive_bank(rows, first, second, labels, confidence, bank, temperature, threshold):
+    parts, counted = [], []
+    remembered = [pair for step in zip(*bank, strict=True) for pair in zip(*step, strict=True)]
+    remembered = [(row, int(label)) for row, label in remembered if label != IGNORE]
+    for anchors, positives in ((first, second), (second, first)):
+        losses = []
+        for anchor, positive in zip(anchors.tolist(), positives.tolist(), strict=True):
+            if not (confidence[positive] > threshold and confidence[anchor] < confidence[positive]):
+                continue
+            towards = math.exp(float(rows[anchor] @ rows[positive]) / temperature)
+            against = sum(
+                math.exp(float(rows[anchor] @ row) / temperature)
+                for row, label in remembered
+                if label != labels[anchor]
+            )
+            losses.append(-math.log(towards / (towards + against)))
+        parts.append(sum(losses) / max(len(losses), 1))
+        counted.append(len(losses))
+    return parts, counted
 
 
 class TestBankContrast:

@@ -4,34 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.patches import (
-    Box,
-    CropPair,
-    as_rows,
-    corresponding_cells,
-    draw_pair,
-    overlap_of,
-    resized_to,
-    to_cells,
-    upright,
-)
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from udaseg.ops.maps import as_rows
+from udaseg.ops.patches import Box, CropPair, corresponding_cells, draw_pair, overlap_of, resized_to, to_cells, upright
 
 
 def pair_of(image=(40, 56), size=(16, 24), scale=(0.8, 1.5), iou=(0.1, 1.0), stride=4, seed=0):
     return draw_pair(image, size, scale, iou, stride, torch.Generator().manual_seed(seed))
-
-
-def coordinates(height, width):
-    """An image (2, H, W) whose colours are each pixel's row and column."""
-    return torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).double()
-
-
-def pixels(offset, size):
-    return {(offset[0] + row, offset[1] + column) for row in range(size[0]) for column in range(size[1])}
 
 
 pairs = st.builds(
@@ -91,6 +69,15 @@ class TestDrawPair:
             pair_of((40, 56), size, (0.8, 0.8))
 
 
+def coordinates(height, width):
+    """An image (2, H, W) whose colours are each pixel's row and column."""
+    return torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).double()
+
+
+def pixels(offset, size):
+    return {(offset[0] + row, offset[1] + column) for row in range(size[0]) for column in range(size[1])}
+
+
 class TestCropPair:
     @given(pairs)
     def test_boxes_and_iou_are_those_of_sets_of_pixels(self, pair):
@@ -116,6 +103,10 @@ class TestCropPair:
         crops = pair.apply(image)
         assert all(crop.shape == (3, *pair.size) for crop in crops)
         assert all(crop.min() >= 0 and crop.max() <= 1.0001 for crop in crops)
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 class TestCorrespondingCells:

@@ -1,10 +1,11 @@
+import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udaseg.ops.schedules import ema_keep, poly, portions, round_rates, warmup
+from udaseg.ops.schedules import cosine_keep, ema_keep, poly, portions, ramp_up, round_rates, warmup
 
 
 class TestPoly:
@@ -79,3 +80,21 @@ class TestRoundRates:
         assert round_rates(3, 1e-4, 2**-0.5) == pytest.approx([1e-4, 1e-4 / 2**0.5, 5e-5], rel=1e-12)
         assert round_rates(3, 5e-5, 1.0) == [5e-5] * 3
         assert round_rates(0, 1.0, 0.5) == []
+
+
+class TestSchedules:
+    def test_the_ramp_is_that_of_the_release(self):
+        assert ramp_up(0, 2000) == pytest.approx(math.exp(-5))
+        assert ramp_up(1000, 2000) == pytest.approx(math.exp(-1.25))
+        assert [ramp_up(index, 2000) for index in (2000, 2001)] == [1.0, 1.0]
+        assert ramp_up(0, 0) == 1.0
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(0, 3000))
+    def test_the_ramp_never_falls(self, iteration):
+        assert 0 < ramp_up(iteration, 2000) <= ramp_up(iteration + 1, 2000) <= 1
+
+    def test_the_share_that_is_kept_grows_from_least_to_one(self):
+        assert cosine_keep(0, 0.995) == pytest.approx(0.995)
+        assert cosine_keep(0.5, 0.995) == pytest.approx(0.9975)
+        assert cosine_keep(1, 0.995) == 1

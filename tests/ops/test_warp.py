@@ -14,7 +14,6 @@ from torch import Tensor
 from udaseg.ops.warp import RELEASED_ORDER, Warp
 
 SIZES = st.integers(1, 24)
-CONVENTIONS = ("paper", "released")
 
 
 @st.composite
@@ -222,6 +221,9 @@ class TestReleased:
         expected = torch.ones(8, 8, dtype=torch.bool)
         expected[1:7, 0:2] = False
         assert torch.equal(valid, expected)
+
+
+CONVENTIONS = ("paper", "released")
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

@@ -72,8 +72,10 @@ STANDS_ON = {
 }
 # The longest matching beginning of a file's path decides. Parts that are not here are held by the tests below only.
 RULES = {
-    "udaseg/ops/": Rule(("udaseg.ops",), others=("torch", "torchvision", *PURE)),
-    "udaseg/nets/": Rule(("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding"), types=("udaseg.config",)),
+    "udaseg/ops/": Rule(("udaseg.ops", "udaseg.types"), others=("torch", "torchvision", *PURE)),
+    "udaseg/nets/": Rule(
+        ("udaseg.nets", "udaseg.ops", "udaseg.errors", "udaseg.seeding", "udaseg.types"), types=("udaseg.config",)
+    ),
     "udaseg/methods/": Rule(METHOD, others=("torch", "pydantic", *PURE)),
     **{
         f"udaseg/methods/{name}.py": Rule(

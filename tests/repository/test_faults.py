@@ -213,7 +213,7 @@ def signalled(job: Job, *numbers: int) -> int:
 def test_a_signal_ends_a_training_after_its_iteration(study: Study, begun: Job, number: signal.Signals) -> None:
     end = forked(lambda: signalled(begun, number), study.folder)
     assert end.status == os.EX_TEMPFAIL == 75
-    assert f"stopped by {number.name} after 3 of 4 iterations; the same command again goes on from there" in end.output
+    assert f"stopped by {number.name} after 3 of 4 iterations. Run the same command again to resume" in end.output
     end = forked(lambda: done(begun), study.folder)
     assert end.status == 0 and "iterations 3 to 4 on cpu" in end.output
     assert read_json(study.folder / begun.folder / "cost.json")["attempts"] == 2

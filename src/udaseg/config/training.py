@@ -11,8 +11,8 @@ from udaseg.validation import Model
 class Network(Model):
     """A segmentation network."""
 
-    name: Literal["small", "deeplabv2"]
-    """small: a network for studies on CPUs. deeplabv2: DeepLabv2 on torchvision's ResNet."""
+    name: Name
+    """A network of `udaseg.nets.NETWORKS`."""
     depth: Literal[50, 101]
     """Layers of the ResNet under deeplabv2; the small network ignores it."""
     head: Literal["aspp", "squeeze_excite"]

@@ -1,20 +1,32 @@
-"""The look of one image on the content of another, without any training."""
+"""Giving an image another one's look without training, and a loss that preserves edges in a translated image."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from udaseg.ops.roots import rounded_sqrt
+from udaseg.ops.precision import rounded_sqrt
 
-# sRGB's primaries in XYZ under D65 (IEC 61966-2-1), white first divided out: rows are X / X_n, Y / Y_n, Z / Z_n.
+# sRGB's primaries in XYZ under D65 (IEC 61966-2-1).
 WHITE = (0.95047, 1.0, 1.08883)
+
+
 TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
     (0.2126729, 0.7151522, 0.0721750),
     (0.0193339, 0.1191920, 0.9503041),
 )
-KNEE = 6 / 29  # of CIE's cube root
-SMALLEST = 0.01  # standard deviation in L*a*b* below which a channel counts as constant: no eye sees it
-ABSENT = 1e-6  # amplitude of a frequency, as a share of the largest there can be, below which it has no phase
+
+
+KNEE = 6 / 29  # below it CIE's cube root is linear
+
+
+SMALLEST = 0.01  # standard deviation in L*a*b* below which a channel counts as constant: it is invisible
+
+
+ABSENT = 1e-6  # amplitude, as a share of the largest possible one, below which a frequency has no phase
+
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
@@ -38,7 +50,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """The inverse of `rgb_to_lab`; colours beyond sRGB are clipped to [0, 1] channel by channel.
+    """The inverse of `rgb_to_lab`; colours outside of sRGB are clipped to [0, 1] in each channel.
 
     Raises:
         ValueError: another shape than (B, 3, H, W).
@@ -57,9 +69,8 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 def lab_transfer(source: Tensor, target: Tensor) -> Tensor:
     """Source images with the mean and standard deviation of the target's colours, channel by channel of L*a*b*.
 
-    Reinhard et al., "Color transfer between images", IEEE CG&A 2001, in another space of opponent colours. A channel
-    that is constant in the source has no spread to stretch and takes the target's mean only; a constant target makes
-    the channel constant.
+    Reinhard et al., "Color transfer between images", IEEE CG&A 2001, in another space of opponent colours. If a
+    source channel is constant, it only takes the target's mean; if the target's is constant, the result is, too.
 
     Args:
         source, target: (B, 3, H, W) and (B, 3, H', W') real, in [0, 1]; image i takes the look of target image i.
@@ -80,16 +91,16 @@ def lab_transfer(source: Tensor, target: Tensor) -> Tensor:
 
 
 def fourier_transfer(source: Tensor, target: Tensor, share: float) -> Tensor:
-    """Source images with the target's amplitudes at low frequencies; the phase, and with it the layout, stays.
+    """Source images with the target's amplitudes at low frequencies; their phase, and so their layout, is kept.
 
-    Yang & Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020. Exchanged are the frequencies
-    of at most floor(min(H, W) * share) cycles along both axes, as released: with a half side of 0 that is the mean
-    alone. Both signs of a frequency are, so that the result is real. A frequency that the source does not have, has no
-    phase to be kept and stays away; in the release the phase of rounding errors, or 0, takes its place.
+    Yang & Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020. The frequencies of at
+    most floor(min(H, W) * share) cycles along both axes are exchanged, as released; if that is 0, only the mean. Both
+    signs of a frequency are exchanged, so the result is real. A frequency that is absent from the source has no phase
+    and stays absent; the release uses the phase of rounding errors, or 0.
 
     Args:
         source, target: (B, 3, H, W) real, in [0, 1], of one size; image i takes the look of target image i.
-        share: of the shorter side that is half the side of the exchanged square, in [0, 0.5) (paper 0.01, 0.05, 0.09).
+        share: half the exchanged square's side over the image's shorter side, in [0, 0.5) (paper 0.01, 0.05, 0.09).
 
     Returns:
         (B, 3, H, W) clipped to [0, 1].
@@ -108,9 +119,50 @@ def fourier_transfer(source: Tensor, target: Tensor, share: float) -> Tensor:
     down = torch.fft.fftfreq(height, 1 / height, device=source.device).round().abs() <= reach
     across = torch.arange(content.shape[-1], device=source.device) <= reach
     present = content.abs() > ABSENT * height * width
-    present[..., 0, 0] = True  # of a mean it is always 0
+    present[..., 0, 0] = True  # the phase of the mean is always 0
     amplitude = torch.where(down[:, None] & across & present, look.abs(), content.abs())
     return torch.fft.irfft2(torch.polar(amplitude, content.angle()), (height, width)).clamp(0, 1)
+
+
+def label_edges(labels: Tensor) -> Tensor:
+    """Pixels whose 3x3 neighbourhood holds two labels or more: a line two pixels wide along each boundary.
+
+    Args:
+        labels: (B, H, W) integer; 255 is a label like any other, because unlabelled areas are often objects.
+
+    Returns:
+        (B, H, W) bool.
+
+    Raises:
+        ValueError: labels of another shape or type.
+    """
+    if labels.dim() != 3 or labels.is_floating_point():
+        raise ValueError(f"integer labels (B, H, W) expected, found {tuple(labels.shape)} {labels.dtype}")
+    numbers = labels.float()  # exact: ids are small
+    highest, lowest = (sign * F.max_pool2d(sign * numbers, 3, stride=1, padding=1) for sign in (1, -1))
+    return highest != lowest
+
+
+def edge_loss(image: Tensor, other: Tensor, labels: Tensor) -> Tensor:
+    """How much the Laplacians of two images' brightness differ at the boundaries of a label map.
+
+    A change of colour or brightness that is the same on both sides of a boundary costs nothing, unlike in DiGA's
+    release, which compares the colours themselves. The absolute difference is averaged over all pixels, as released, so
+    it is 0 without boundaries.
+
+    Args:
+        image, other: (B, 3, H, W) real, RGB in [0, 1].
+        labels: (B, H, W) integer, see `label_edges`.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if image.shape != other.shape or image.dim() != 4 or image.shape[1] != 3:
+        raise ValueError(f"two images (B, 3, H, W) expected, found {tuple(image.shape)} and {tuple(other.shape)}")
+    if labels.shape != (len(image), *image.shape[2:]):
+        raise ValueError(f"labels of the images {tuple(image.shape)} expected, found {tuple(labels.shape)}")
+    change = ((other - image) * image.new_tensor(LUMA)[:, None, None]).sum(1)
+    return (_laplacian(change).abs() * label_edges(labels)).mean()
 
 
 def _mean(images: Tensor) -> Tensor:
@@ -136,3 +188,9 @@ def _require_pairs(source: Tensor, target: Tensor) -> None:
     _require_images(target)
     if len(source) != len(target):
         raise ValueError(f"a target image for each source image expected, found {len(source)} and {len(target)}")
+
+
+def _laplacian(maps: Tensor) -> Tensor:
+    """Sum of the four neighbours minus four times the pixel, of (B, H, W), with replicated borders."""
+    down, across = maps.diff(dim=1), maps.diff(dim=2)
+    return F.pad(down, (0, 0, 0, 1)) - F.pad(down, (0, 0, 1, 0)) + F.pad(across, (0, 1)) - F.pad(across, (1, 0))

@@ -61,6 +61,7 @@ def read_report(spec_path: Path, measured: bool = True) -> Report:
         skipped=spec.skipped,
         claims=spec.claims,
         fidelity=spec.fidelity,
+        networks=spec.networks,
     )
 
 

@@ -10,7 +10,7 @@ and network.
 import csv
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ def _training(report: Report, runs: Iterable[Run]) -> list[str]:
     if not specs:
         return []
     sets = " → ".join(report.data[role].name.rpartition("-")[0] for role in ("source", "target"))
-    networks = dict.fromkeys(_network(spec["network"]) for spec in specs)
+    networks = dict.fromkeys(_network(spec["network"], report.networks) for spec in specs)
     streams = [spec["train"]["source"] for spec in specs]
     crops = dict.fromkeys(size(stream["crop"]) for stream in streams)
     batches = dict.fromkeys(str(stream["batch"]) for stream in streams)
@@ -227,9 +227,9 @@ def _training(report: Report, runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def _network(network: dict[str, Any]) -> str:
-    """Name, and depth of the networks that have one."""
-    return str(network["name"]) if network["name"] == "small" else f"{network['name']}, ResNet-{network['depth']}"
+def _network(network: dict[str, Any], titles: Mapping[str, str]) -> str:
+    """The network's title with its parameters filled in; its name where the report's spec has no title."""
+    return titles.get(network["name"], str(network["name"])).format_map(network)
 
 
 def _key(figure: dict[str, str]) -> tuple[str, ...]:

@@ -99,6 +99,7 @@ class Report:
     skipped: list[ReportSkipped]  # points of sweeps whose values do not go together
     claims: list[Claim]
     fidelity: list[FidelityField]  # empty in records from before reports were told of them
+    networks: dict[str, str]  # name -> title, see `ReportSpec`
 
     @property
     def headline(self) -> str:

@@ -11,9 +11,10 @@ from udaseg.errors import UserError
 from udaseg.methods.base import Context, Step
 from udaseg.methods.proda import proda
 from udaseg.methods.proda.proda import SPEC, Config, ProDA
-from udaseg.ops.denoising import regulariser
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.prototypes import class_means, momentum_update
+from udaseg.ops.regularisers import regulariser
 from udaseg.ops.warp import Warp
 
 TARGET_TERMS = ("sce", "consist", "reg")

@@ -7,7 +7,8 @@ import torch
 from support.tiny import batch, equal, needed, stepper, steps, tensors, train_spec
 
 from udaseg.methods.base import Step
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.warp import Warp
 
 

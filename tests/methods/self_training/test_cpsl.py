@@ -13,8 +13,9 @@ from udaseg.methods.base import Context, Step
 from udaseg.methods.self_training import cpsl
 from udaseg.methods.self_training.cpsl import CPSL, SPEC, Config
 from udaseg.methods.self_training.self_labelling import FixedPrototypes
-from udaseg.ops.losses import cross_entropy, resize
-from udaseg.ops.self_labelling import view_consistency
+from udaseg.ops.consistency import view_consistency
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.warp import Warp
 
 TERMS = ("target", "self_label", "reg")

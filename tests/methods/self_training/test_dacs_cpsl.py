@@ -10,8 +10,8 @@ from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step
 from udaseg.methods.self_training.dacs_cpsl import DACSCPSL, SPEC, Config
-from udaseg.ops.losses import resize
-from udaseg.ops.pseudo import confidence_weighted
+from udaseg.ops.maps import resize
+from udaseg.ops.pseudo_labels import confidence_weighted
 
 SMALL = {"queue": 64, "samples": 16}
 OFF = {"self_label": 0.0}

@@ -11,10 +11,10 @@ from torch import nn
 from udaseg.engine.optimizers import Optimisers, rate_factor, scale_rates
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops import mixing
+from udaseg.ops.class_balance import rare_class_probabilities
 from udaseg.ops.feature_distance import feature_distance, shrink_labels, thing_cells
 from udaseg.ops.losses import weighted_cross_entropy
-from udaseg.ops.pseudo import confidence_weighted
-from udaseg.ops.sampling import rare_class_probabilities
+from udaseg.ops.pseudo_labels import confidence_weighted
 from udaseg.ops.schedules import ema_keep
 
 CITYSCAPES = 19  # classes, of which the releases know no other number
