@@ -18,12 +18,12 @@ from matplotlib.patches import Rectangle
 from support import fabricate as studies
 from support.fabricate import CLASSES, Point, Sweep, fabricate
 
-from udaseg.reports.ablation_figures import UNCHANGED, ablation_figures, axis_name, position
-from udaseg.reports.ablations import ablation_tables, sweep_points
-from udaseg.reports.cells import Table
-from udaseg.reports.collect import missing_footnotes, read_report
-from udaseg.reports.statistics import Bootstrap, Row
-from udaseg.reports.style import render
+from udaseg.reports.compare.statistics import Bootstrap, Row
+from udaseg.reports.figures.style import render
+from udaseg.reports.figures.sweeps import UNCHANGED, ablation_figures, axis_name, position
+from udaseg.reports.read.run_folders import missing_footnotes, read_report
+from udaseg.reports.tables.sweeps import ablation_tables, sweep_points
+from udaseg.reports.tables.table import Table
 
 TERMS = {"seg": 1.9}
 

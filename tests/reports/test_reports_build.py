@@ -13,14 +13,14 @@ import yaml
 from PIL import Image
 from support.fabricate import fabricate
 
-from udaseg.reports import page
 from udaseg.reports.build import build_report
-from udaseg.reports.collect import read_report
-from udaseg.reports.figures import all_figures
-from udaseg.reports.frames import history_frame
-from udaseg.reports.pictures import scenes
-from udaseg.reports.style import method_styles
-from udaseg.reports.tables import all_tables
+from udaseg.reports.figures.qualitative import scenes
+from udaseg.reports.figures.scores import all_figures
+from udaseg.reports.figures.style import method_styles
+from udaseg.reports.page import page
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.read.scores import history_frame
+from udaseg.reports.tables.main import all_tables
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:

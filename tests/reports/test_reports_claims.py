@@ -12,12 +12,12 @@ import pytest
 from support.fabricate import CLASSES, fabricate
 
 from udaseg.config.schema import Claim
-from udaseg.reports import claims as scorecard
-from udaseg.reports.cells import DASH, Table
-from udaseg.reports.claims import alike_verdict, better_verdict, claim_p, claims_table, rare_classes
-from udaseg.reports.collect import read_report
-from udaseg.reports.statistics import LEVEL, Estimate
-from udaseg.reports.study import Report
+from udaseg.reports.compare.statistics import LEVEL, Estimate
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables import claims as scorecard
+from udaseg.reports.tables.claims import alike_verdict, better_verdict, claim_p, claims_table, rare_classes
+from udaseg.reports.tables.table import DASH, Table
 from udaseg.validation import validate
 
 NAN = math.nan

@@ -13,11 +13,11 @@ from support.project import ROOT
 from udaseg.config import schema as config
 from udaseg.jobs.plan import make_plan
 from udaseg.methods import METHODS
-from udaseg.reports import fidelity
-from udaseg.reports.cells import DASH, Table
-from udaseg.reports.collect import read_report, read_runs
-from udaseg.reports.fidelity import FIELDS, fidelity_table
-from udaseg.reports.study import Report
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import read_report, read_runs
+from udaseg.reports.tables import fidelity
+from udaseg.reports.tables.fidelity import FIELDS, fidelity_table
+from udaseg.reports.tables.table import DASH, Table
 from udaseg.runs.spec import ReportSpec
 from udaseg.study.resolve import load_params
 

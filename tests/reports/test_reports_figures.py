@@ -21,15 +21,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from support.fabricate import CLASSES, fabricate
 
-from udaseg.reports.collect import read_report
-from udaseg.reports.confusion import PANELS, confusion_figure
-from udaseg.reports.cost_figure import cost_figure, spread
-from udaseg.reports.curves import diagnostics, losses, monitor
-from udaseg.reports.figures import all_figures, class_bars
-from udaseg.reports.frames import history_frame
-from udaseg.reports.pictures import qualitative, scenes
-from udaseg.reports.study import Report
-from udaseg.reports.style import COLOURS, STYLE, lay_out, render
+from udaseg.reports.figures.confusion import PANELS, confusion_figure
+from udaseg.reports.figures.cost import cost_figure, spread
+from udaseg.reports.figures.curves import diagnostics, losses, monitor
+from udaseg.reports.figures.qualitative import qualitative, scenes
+from udaseg.reports.figures.scores import all_figures, class_bars
+from udaseg.reports.figures.style import COLOURS, STYLE, lay_out, render
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.read.scores import history_frame
 
 RECORDS = Path("reports/reference/demo/runs")
 

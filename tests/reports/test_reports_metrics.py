@@ -12,13 +12,13 @@ import yaml
 from matplotlib.text import Text
 from support import fabricate
 
-from udaseg.reports.collect import read_report
-from udaseg.reports.figures import all_figures
-from udaseg.reports.frames import history_frame
-from udaseg.reports.pictures import scenes
-from udaseg.reports.protocols import protocol_notes
-from udaseg.reports.stages import shared_notes, stage_table
-from udaseg.reports.tables import class_table, cost_table, main_table, run_table
+from udaseg.reports.figures.qualitative import scenes
+from udaseg.reports.figures.scores import all_figures
+from udaseg.reports.read.protocols import protocol_notes
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.read.scores import history_frame
+from udaseg.reports.tables.main import class_table, cost_table, main_table, run_table
+from udaseg.reports.tables.stages import shared_notes, stage_table
 from udaseg.runs.files import sha256
 
 NAME = "PLCA, mIoU11_aggregated"

@@ -16,14 +16,14 @@ import yaml
 from PIL import Image
 
 from udaseg.data.datasets.classes import colourise
-from udaseg.reports import page
-from udaseg.reports.cells import DASH, Table
-from udaseg.reports.collect import read_report
-from udaseg.reports.comparison import LARGEST, comparisons, legend, png
-from udaseg.reports.page import Picture, render
-from udaseg.reports.pictures import scenes
-from udaseg.reports.sections import aside, grid, sections
-from udaseg.reports.tables import all_tables
+from udaseg.reports.figures.qualitative import scenes
+from udaseg.reports.page import page
+from udaseg.reports.page.page import Picture, render
+from udaseg.reports.page.pictures import LARGEST, comparisons, legend, png
+from udaseg.reports.page.sections import aside, grid, sections
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.main import all_tables
+from udaseg.reports.tables.table import DASH, Table
 
 DRAWING = Picture("", "What it shows.", "image/svg+xml", b"<?xml version='1.0'?><svg/>")
 

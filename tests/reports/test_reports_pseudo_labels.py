@@ -14,14 +14,14 @@ import yaml
 from support.fabricate import CLASSES
 
 from udaseg.errors import UserError
-from udaseg.reports import page
-from udaseg.reports.collect import read_report
-from udaseg.reports.figures import all_figures
-from udaseg.reports.frames import ALL, quality_frame
-from udaseg.reports.pseudo_labels import pseudo_label_table, pseudo_labels
-from udaseg.reports.sections import aside
-from udaseg.reports.style import render
-from udaseg.reports.tables import all_tables
+from udaseg.reports.figures.scores import all_figures
+from udaseg.reports.figures.style import render
+from udaseg.reports.page import page
+from udaseg.reports.page.sections import aside
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.read.scores import ALL, quality_frame
+from udaseg.reports.tables.main import all_tables
+from udaseg.reports.tables.pseudo_labels import pseudo_label_table, pseudo_labels
 
 
 def quality_folders(spec: Path, recipe: str, stage: str) -> dict[int, Path]:

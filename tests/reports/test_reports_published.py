@@ -17,12 +17,13 @@ from support.fabricate import fabricate
 from support.project import ROOT
 
 from udaseg.config.schema import Params
-from udaseg.reports import published, writers
-from udaseg.reports.cells import DASH, Table
-from udaseg.reports.collect import read_report
-from udaseg.reports.compare import difference, holm
-from udaseg.reports.published import PREFIX, SCORE, published_tables, read_entries, read_figures
-from udaseg.reports.study import Report
+from udaseg.reports.compare.comparisons import difference, holm
+from udaseg.reports.read import published
+from udaseg.reports.read.published import PREFIX, SCORE, published_tables, read_entries, read_figures
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables import writers
+from udaseg.reports.tables.table import DASH, Table
 from udaseg.runs.files import read_json
 from udaseg.study.resolve import load_params
 from udaseg.study.sweeps import sweep_rows

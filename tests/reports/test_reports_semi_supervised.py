@@ -11,15 +11,15 @@ import yaml
 from matplotlib.text import Text
 from support.fabricate import TITLES, fabricate
 
-from udaseg.reports import page
 from udaseg.reports.build import build_report
-from udaseg.reports.collect import missing_footnotes, read_report
-from udaseg.reports.compare import difference, gap_closed, scores
-from udaseg.reports.figures import all_figures
-from udaseg.reports.pictures import scenes
-from udaseg.reports.semi_supervised import semi_supervised_tables
-from udaseg.reports.study import Report
-from udaseg.reports.tables import all_tables, cost_table, main_table, run_table
+from udaseg.reports.compare.comparisons import difference, gap_closed, scores
+from udaseg.reports.figures.qualitative import scenes
+from udaseg.reports.figures.scores import all_figures
+from udaseg.reports.page import page
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import missing_footnotes, read_report
+from udaseg.reports.tables.main import all_tables, cost_table, main_table, run_table
+from udaseg.reports.tables.semi_supervised import semi_supervised_tables
 
 SEMI = ("source_only_100", "memory_bank_100", "memory_bank_30")
 WORDS = ("memory_bank", "source_only_100", "Memory bank", "Source and labelled target", "labelled target")

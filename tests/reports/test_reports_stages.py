@@ -14,16 +14,16 @@ import pytest
 import yaml
 from support.fabricate import CLASSES, IMAGES
 
-from udaseg.reports import page
-from udaseg.reports.collect import missing_footnotes, read_report
-from udaseg.reports.compare import NOTHING, SAME, Comparisons, declared_notes, difference, estimate_text
-from udaseg.reports.curves import apart
-from udaseg.reports.figures import all_figures
-from udaseg.reports.frames import history_frame
-from udaseg.reports.stages import stage_lines, stage_table
-from udaseg.reports.statistics import Bootstrap, Estimate
-from udaseg.reports.style import render
-from udaseg.reports.tables import all_tables, cost_table, main_table, run_table
+from udaseg.reports.compare.comparisons import NOTHING, SAME, Comparisons, declared_notes, difference, estimate_text
+from udaseg.reports.compare.statistics import Bootstrap, Estimate
+from udaseg.reports.figures.curves import apart
+from udaseg.reports.figures.scores import all_figures
+from udaseg.reports.figures.style import render
+from udaseg.reports.page import page
+from udaseg.reports.read.run_folders import missing_footnotes, read_report
+from udaseg.reports.read.scores import history_frame
+from udaseg.reports.tables.main import all_tables, cost_table, main_table, run_table
+from udaseg.reports.tables.stages import stage_lines, stage_table
 
 SHARED = {"adaptsegnet": "main", "cbst": "warmup", "proda": "warmup", "proda_released": "warmup"}
 

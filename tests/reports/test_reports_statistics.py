@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from udaseg.engine.metrics import class_ious
-from udaseg.reports.statistics import DRAWS, Bootstrap, Row, holm, mean_iou
+from udaseg.reports.compare.statistics import DRAWS, Bootstrap, Row, holm, mean_iou
 
 IMAGES, CLASSES, MEMBERS = 12, 4, (0, 1, 3)
 BOOTSTRAP = Bootstrap(IMAGES, seed=0, draws=400)

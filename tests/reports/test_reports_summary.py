@@ -10,8 +10,8 @@ import pytest
 
 from udaseg.reports import summary
 from udaseg.reports.build import build_report
-from udaseg.reports.collect import read_report
-from udaseg.reports.study import Report, Run
+from udaseg.reports.read.report import Report, Run
+from udaseg.reports.read.run_folders import read_report
 
 
 def finals(report: Report, recipe: str) -> list[Run]:

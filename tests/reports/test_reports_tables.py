@@ -14,11 +14,11 @@ import yaml
 from support.fabricate import CLASSES, TITLES, fabricate
 
 from udaseg.errors import UserError
-from udaseg.reports.cells import cell, summarise
-from udaseg.reports.collect import missing_footnotes, read_report
-from udaseg.reports.frames import run_frame
-from udaseg.reports.tables import all_tables, class_table, cost_table, main_table, run_table
-from udaseg.reports.writers import to_csv, to_latex, to_markdown
+from udaseg.reports.read.run_folders import missing_footnotes, read_report
+from udaseg.reports.read.scores import run_frame
+from udaseg.reports.tables.main import all_tables, class_table, cost_table, main_table, run_table
+from udaseg.reports.tables.table import cell, summarise
+from udaseg.reports.tables.writers import to_csv, to_latex, to_markdown
 
 
 def metrics_of(spec: Path, recipe: str) -> dict[int, dict[str, Any]]:

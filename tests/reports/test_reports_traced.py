@@ -24,15 +24,16 @@ import pytest
 import yaml
 
 from udaseg.config.schema import Claim
-from udaseg.reports import claims as scorecard
-from udaseg.reports import published, writers
-from udaseg.reports.ablations import ablation_tables
-from udaseg.reports.cells import Table
-from udaseg.reports.collect import read_report
-from udaseg.reports.fidelity import fidelity_table
-from udaseg.reports.statistics import Bootstrap
-from udaseg.reports.study import Report
-from udaseg.reports.tables import all_tables
+from udaseg.reports.compare.statistics import Bootstrap
+from udaseg.reports.read import published
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables import claims as scorecard
+from udaseg.reports.tables import writers
+from udaseg.reports.tables.fidelity import fidelity_table
+from udaseg.reports.tables.main import all_tables
+from udaseg.reports.tables.sweeps import ablation_tables
+from udaseg.reports.tables.table import Table
 
 REFERENCE = Path(__file__).parents[2] / "reports" / "reference"
 Rule = Callable[["Study", pd.DataFrame], list[dict[str, float]]]

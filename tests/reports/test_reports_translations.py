@@ -17,9 +17,9 @@ from support.fabricate import SIZE
 
 from udaseg.data.sets.images import write_png
 from udaseg.reports.build import build_report
-from udaseg.reports.collect import read_report
-from udaseg.reports.style import lay_out, render
-from udaseg.reports.translations import CAPTION, contact_sheet
+from udaseg.reports.figures.style import lay_out, render
+from udaseg.reports.figures.translations import CAPTION, contact_sheet
+from udaseg.reports.read.run_folders import read_report
 from udaseg.runs.files import write_json, write_yaml
 from udaseg.runs.folder import publish
 

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from support.browser import Visit, visit
 from support.fabricate import fabricate
 
-from udaseg.reports import page
-from udaseg.reports.collect import read_report
-from udaseg.reports.style import render
-from udaseg.reports.tables import all_tables
+from udaseg.reports.figures.style import render
+from udaseg.reports.page import page
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.main import all_tables
 
 pytestmark = pytest.mark.slow
 PHONE = (390, 844)

@@ -18,11 +18,11 @@ import pytest
 from support.browser import Visit, visit
 from support.fabricate import SWEEPS, fabricate
 
-from udaseg.reports.ablation_figures import ablation_figures
-from udaseg.reports.ablations import ablation_tables
-from udaseg.reports.collect import read_report
-from udaseg.reports.style import render
-from udaseg.reports.writers import to_markdown
+from udaseg.reports.figures.style import render
+from udaseg.reports.figures.sweeps import ablation_figures
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.sweeps import ablation_tables
+from udaseg.reports.tables.writers import to_markdown
 from udaseg.runs.files import write_bytes, write_text
 
 pytestmark = pytest.mark.slow

@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
-from udaseg.reports import figures, page, pictures, tables, translations, writers
-from udaseg.reports.collect import read_report
-from udaseg.reports.study import Report
-from udaseg.reports.style import render
+from udaseg.reports.figures import qualitative as pictures
+from udaseg.reports.figures import scores as figures
+from udaseg.reports.figures import translations
+from udaseg.reports.figures.style import render
+from udaseg.reports.page import page
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables import main as tables
+from udaseg.reports.tables import writers
 from udaseg.runs.files import write_bytes, write_text
 
 LARGEST_SVG = 300_000  # bytes: a larger drawing is a picture inside the page, too

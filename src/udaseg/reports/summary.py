@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from udaseg.reports.compare import gap_closed, scores
-from udaseg.reports.frames import history_frame
-from udaseg.reports.study import Report
+from udaseg.reports.compare.comparisons import gap_closed, scores
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.scores import history_frame
 
 DIGITS = 4  # of percent
 KINDS = {"monitor": "", "term": "loss "}  # kinds of numbers in the curves, and what their names begin with

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from udaseg.data.datasets.classes import colourise
-from udaseg.reports.collect import Report, Run, history_points
-from udaseg.reports.protocols import protocol_text
+from udaseg.reports.read.protocols import protocol_text
+from udaseg.reports.read.run_folders import Report, Run, history_points
 from udaseg.runs.folder import MARKER, MEASURED
 from udaseg.runs.records import RESULTS
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from udaseg.errors import UserError
-from udaseg.reports.collect import read_report
+from udaseg.reports.read.run_folders import read_report
 from udaseg.runs.files import write_bytes, write_json
 from udaseg.tracking.run_record import PLACE, Record, place
 from udaseg.tracking.sweep_record import Family, make_records

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from udaseg.reports.ablations import PREFIX
-from udaseg.reports.collect import Report, Run
+from udaseg.reports.read.run_folders import Report, Run
+from udaseg.reports.tables.sweeps import PREFIX
 from udaseg.runs.spec import ReportSweep, TrainSpec
 from udaseg.tracking.run_record import KEY, TAG, VALUE, Record, is_finished, make_record, written
 

@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from udaseg.reports.cells import of_planned
-from udaseg.reports.compare import scores
-from udaseg.reports.study import Report
-from udaseg.reports.style import WIDTH, hide_rest, wrapped
+from udaseg.reports.compare.comparisons import scores
+from udaseg.reports.figures.style import WIDTH, hide_rest, wrapped
+from udaseg.reports.read.report import Report
+from udaseg.reports.tables.table import of_planned
 
 PANELS = 8  # more of them are too many to look at
 COLUMNS = 2  # more side by side leave no room for the numbers

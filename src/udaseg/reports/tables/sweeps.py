@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.cells import DASH, Summary, Table, cell, plain, summarise
-from udaseg.reports.collect import missing_footnotes, number
-from udaseg.reports.compare import Comparisons, best, declared_notes, difference, metric_notes, scores
-from udaseg.reports.study import Report
+from udaseg.reports.compare.comparisons import Comparisons, best, declared_notes, difference, metric_notes, scores
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import missing_footnotes, number
+from udaseg.reports.tables.table import DASH, Summary, Table, cell, plain, summarise
 from udaseg.runs.spec import ReportSweep
 
 PREFIX = "ablation_"  # of the tables' and figures' names

@@ -12,11 +12,18 @@ import numpy as np
 import pandas as pd
 
 from udaseg.config.schema import Claim
-from udaseg.reports.cells import DASH, Table
-from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import NOTHING, Comparisons, declared_notes, difference, estimate_numbers, estimate_text
-from udaseg.reports.statistics import DECLARED, LEVEL, Estimate, holm
-from udaseg.reports.study import Report
+from udaseg.reports.compare.comparisons import (
+    NOTHING,
+    Comparisons,
+    declared_notes,
+    difference,
+    estimate_numbers,
+    estimate_text,
+)
+from udaseg.reports.compare.statistics import DECLARED, LEVEL, Estimate, holm
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import missing_footnotes
+from udaseg.reports.tables.table import DASH, Table
 
 WORTH = 0.5  # percentage points: the smallest difference worth having
 RARE = 0.01  # of the labelled pixels: a class with a smaller share is rare

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from udaseg.reports.ablations import PREFIX, Point, scored_name, summary_of, sweep_points, value_text
-from udaseg.reports.cells import cell, of_planned
-from udaseg.reports.compare import row, scores
-from udaseg.reports.study import Report
-from udaseg.reports.style import COLOURS, STYLE, WIDTH, wrapped
+from udaseg.reports.compare.comparisons import row, scores
+from udaseg.reports.figures.style import COLOURS, STYLE, WIDTH, wrapped
+from udaseg.reports.read.report import Report
+from udaseg.reports.tables.sweeps import PREFIX, Point, scored_name, summary_of, sweep_points, value_text
+from udaseg.reports.tables.table import cell, of_planned
 from udaseg.runs.spec import ReportSweep
 
 MAP = "cividis"  # perceptually uniform, and alike for readers who see fewer colours

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from udaseg.reports.pictures import shrink
-from udaseg.reports.study import Report
-from udaseg.reports.style import STYLE, wrapped
+from udaseg.reports.figures.qualitative import shrink
+from udaseg.reports.figures.style import STYLE, wrapped
+from udaseg.reports.read.report import Report
 from udaseg.runs.files import read_yaml
 from udaseg.runs.folder import is_whole
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from udaseg.reports.cells import Table
+from udaseg.reports.tables.table import Table
 
 
 def to_csv(table: Table) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from udaseg.data.datasets.classes import palette
-from udaseg.reports.pictures import scenes
-from udaseg.reports.study import Report
+from udaseg.reports.figures.qualitative import scenes
+from udaseg.reports.read.report import Report
 
 LARGEST = 480  # pixels of a panel's longer side, which keeps the page small
 REFERENCES = ("image", "ground truth")  # titles of the panels that are no predictions

@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from udaseg.reports.ablation_figures import ablation_figures
-from udaseg.reports.compare import scores
-from udaseg.reports.confusion import confusion_figure
-from udaseg.reports.cost_figure import cost_figure
-from udaseg.reports.curves import diagnostics, losses, monitor
-from udaseg.reports.frames import history_frame, iou_frame
-from udaseg.reports.pseudo_labels import pseudo_labels
-from udaseg.reports.stages import stage_lines
-from udaseg.reports.study import Report
-from udaseg.reports.style import STYLE, WIDTH, grid_columns, hide_rest, method_styles, wrapped
+from udaseg.reports.compare.comparisons import scores
+from udaseg.reports.figures.confusion import confusion_figure
+from udaseg.reports.figures.cost import cost_figure
+from udaseg.reports.figures.curves import diagnostics, losses, monitor
+from udaseg.reports.figures.style import STYLE, WIDTH, grid_columns, hide_rest, method_styles, wrapped
+from udaseg.reports.figures.sweeps import ablation_figures
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.scores import history_frame, iou_frame
+from udaseg.reports.tables.pseudo_labels import pseudo_labels
+from udaseg.reports.tables.stages import stage_lines
 
 MIOU = "Each seed (small) and the mean (large) on the reported split, last iteration."
 STAGES = "What each stage reaches on the reported split, last iteration: mean, and the range over seeds."

@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from udaseg.data.datasets.classes import colourise, palette
-from udaseg.reports.study import Report, Run
-from udaseg.reports.style import STYLE, hide_rest, wrapped
+from udaseg.reports.figures.style import STYLE, hide_rest, wrapped
+from udaseg.reports.read.report import Report, Run
 
 COLUMNS = 4  # panels in a line; more of them become too small to see a person
 LINES = 12  # of panels in the grid; with more of them fewer images are shown

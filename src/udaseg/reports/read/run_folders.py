@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from udaseg.errors import UserError
-from udaseg.reports.cells import listed
-from udaseg.reports.study import Report, Run, Status
+from udaseg.reports.read.report import Report, Run, Status
+from udaseg.reports.tables.table import listed
 from udaseg.runs.files import read_json, read_yaml
 from udaseg.runs.records import found, located
 from udaseg.runs.spec import ReportRun, ReportSpec, read_spec

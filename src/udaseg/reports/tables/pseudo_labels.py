@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from udaseg.reports.cells import Table, cell, summarise
-from udaseg.reports.frames import ALL, quality_frame
-from udaseg.reports.study import Report
-from udaseg.reports.style import MARKERS, WIDTH, hide_rest, legend_columns
+from udaseg.reports.figures.style import MARKERS, WIDTH, hide_rest, legend_columns
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.scores import ALL, quality_frame
+from udaseg.reports.tables.table import Table, cell, summarise
 
 QUANTITIES = {"coverage": "Coverage (%)", "precision": "Precision (%)", "recall": "Recall (%)"}
 MEANING = (

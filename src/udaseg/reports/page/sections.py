@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from udaseg.reports.cells import DASH, Table
-from udaseg.reports.study import Report
+from udaseg.reports.read.report import Report
+from udaseg.reports.tables.table import DASH, Table
 
 # Anchor, heading, and which tables and figures the section holds, by name.
 LAYOUT: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = [

@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from udaseg.reports.cells import DASH, of_planned, signed
-from udaseg.reports.collect import number, set_score
-from udaseg.reports.statistics import DECLARED, LEVEL, Estimate, Row, holm
-from udaseg.reports.study import Report, Run
+from udaseg.reports.compare.statistics import DECLARED, LEVEL, Estimate, Row, holm
+from udaseg.reports.read.report import Report, Run
+from udaseg.reports.read.run_folders import number, set_score
+from udaseg.reports.tables.table import DASH, of_planned, signed
 
 NO_COUNTS = "The runs do not tell of their images one by one; evaluate them again."
 SAME = (

@@ -7,11 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.ablations import ablation_tables
-from udaseg.reports.cells import DASH, Table, cell, listed, plain, summarise
-from udaseg.reports.claims import claims_table
-from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import (
+from udaseg.reports.compare.comparisons import (
     Comparisons,
     best,
     declared_notes,
@@ -21,14 +17,18 @@ from udaseg.reports.compare import (
     metric_notes,
     scores,
 )
-from udaseg.reports.fidelity import fidelity_table
-from udaseg.reports.frames import COST, iou_frame, run_frame
-from udaseg.reports.protocols import protocol_notes
-from udaseg.reports.pseudo_labels import pseudo_label_table
-from udaseg.reports.published import published_tables
-from udaseg.reports.semi_supervised import semi_supervised_tables
-from udaseg.reports.stages import stage_table
-from udaseg.reports.study import Report
+from udaseg.reports.read.protocols import protocol_notes
+from udaseg.reports.read.published import published_tables
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import missing_footnotes
+from udaseg.reports.read.scores import COST, iou_frame, run_frame
+from udaseg.reports.tables.claims import claims_table
+from udaseg.reports.tables.fidelity import fidelity_table
+from udaseg.reports.tables.pseudo_labels import pseudo_label_table
+from udaseg.reports.tables.semi_supervised import semi_supervised_tables
+from udaseg.reports.tables.stages import stage_table
+from udaseg.reports.tables.sweeps import ablation_tables
+from udaseg.reports.tables.table import DASH, Table, cell, listed, plain, summarise
 
 NORMALISATION = "adabn"  # the method that only re-estimates normalisation: what an adaptation method must beat
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.collect import history_points, number, set_score
-from udaseg.reports.study import Report, Run
+from udaseg.reports.read.report import Report, Run
+from udaseg.reports.read.run_folders import history_points, number, set_score
 
 ALL = "all classes"
 COST = ("seconds", "iterations", "seconds_per_iteration", "peak_memory_mib")  # keys of cost.json

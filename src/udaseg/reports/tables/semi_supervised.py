@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.cells import Table, cell, summarise
-from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import Comparisons, declared_notes, difference, metric_notes, scores
-from udaseg.reports.protocols import protocol_notes
-from udaseg.reports.study import Report
+from udaseg.reports.compare.comparisons import Comparisons, declared_notes, difference, metric_notes, scores
+from udaseg.reports.read.protocols import protocol_notes
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.run_folders import missing_footnotes
+from udaseg.reports.tables.table import Table, cell, summarise
 
 BASELINE = "source_only"  # the method that uses labelled images and nothing else
 PREFIX = "semi_supervised_"  # of the tables' names

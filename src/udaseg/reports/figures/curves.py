@@ -6,9 +6,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from udaseg.reports.stages import several_stages
-from udaseg.reports.study import Report
-from udaseg.reports.style import COLOURS, LINES, MARKERS, WIDTH, band, grid_columns, hide_rest, method_styles, wrapped
+from udaseg.reports.figures.style import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    WIDTH,
+    band,
+    grid_columns,
+    hide_rest,
+    method_styles,
+    wrapped,
+)
+from udaseg.reports.read.report import Report
+from udaseg.reports.tables.stages import several_stages
 
 APART = 10  # factor between the terms of a panel from which its axis is logarithmic
 

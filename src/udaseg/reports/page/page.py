@@ -9,11 +9,11 @@ from typing import Any
 
 import jinja2
 
-from udaseg.reports.cells import DASH, NAMED, Table, listed
-from udaseg.reports.comparison import comparisons, legend
-from udaseg.reports.protocols import protocol_notes
-from udaseg.reports.sections import VERDICTS, grid, repeated_notes, sections
-from udaseg.reports.study import Report, Run
+from udaseg.reports.page.pictures import comparisons, legend
+from udaseg.reports.page.sections import VERDICTS, grid, repeated_notes, sections
+from udaseg.reports.read.protocols import protocol_notes
+from udaseg.reports.read.report import Report, Run
+from udaseg.reports.tables.table import DASH, NAMED, Table, listed
 from udaseg.runs.files import read_json
 
 PRETRAINED = (

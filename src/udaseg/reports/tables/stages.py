@@ -7,10 +7,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from udaseg.reports.cells import Table, cell, summarise
-from udaseg.reports.compare import Comparisons, declared_notes, difference, gap_closed, gap_text, metric_notes, scores
-from udaseg.reports.study import Report
-from udaseg.reports.style import WIDTH, legend_columns, method_styles
+from udaseg.reports.compare.comparisons import (
+    Comparisons,
+    declared_notes,
+    difference,
+    gap_closed,
+    gap_text,
+    metric_notes,
+    scores,
+)
+from udaseg.reports.figures.style import WIDTH, legend_columns, method_styles
+from udaseg.reports.read.report import Report
+from udaseg.reports.tables.table import Table, cell, summarise
 
 
 def scored_stages(report: Report, label: str) -> list[str]:

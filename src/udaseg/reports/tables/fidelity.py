@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.cells import DASH, Table
-from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import Comparisons, declared_notes, difference
-from udaseg.reports.study import Report, Run
+from udaseg.reports.compare.comparisons import Comparisons, declared_notes, difference
+from udaseg.reports.read.report import Report, Run
+from udaseg.reports.read.run_folders import missing_footnotes
+from udaseg.reports.tables.table import DASH, Table
 
 VALUES = ("paper", "released")
 ABSENT = object()  # of a parameter that a point leaves as its recipe has it

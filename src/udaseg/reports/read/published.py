@@ -17,11 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.cells import DASH, Table, cell, plain, signed, summarise
-from udaseg.reports.collect import missing_footnotes
-from udaseg.reports.compare import Comparisons, declared_notes, difference, metric_notes, scores
-from udaseg.reports.protocols import protocol_notes, size
-from udaseg.reports.study import Report, Run
+from udaseg.reports.compare.comparisons import Comparisons, declared_notes, difference, metric_notes, scores
+from udaseg.reports.read.protocols import protocol_notes, size
+from udaseg.reports.read.report import Report, Run
+from udaseg.reports.read.run_folders import missing_footnotes
+from udaseg.reports.tables.table import DASH, Table, cell, plain, signed, summarise
 
 FILE = Path(__file__).with_name("published.csv")
 PREFIX = "published_"  # of the tables' names

@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from udaseg.reports.cells import of_planned
-from udaseg.reports.compare import scores
-from udaseg.reports.curves import APART
-from udaseg.reports.frames import run_frame
-from udaseg.reports.study import Report
-from udaseg.reports.style import WIDTH, method_styles, wrapped
+from udaseg.reports.compare.comparisons import scores
+from udaseg.reports.figures.curves import APART
+from udaseg.reports.figures.style import WIDTH, method_styles, wrapped
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.scores import run_frame
+from udaseg.reports.tables.table import of_planned
 
 LETTERS = 34  # of a line of a name
 LINE = 0.155  # inches

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from udaseg.reports.study import Report
+from udaseg.reports.read.report import Report
 
 
 def protocol_notes(report: Report, labels: Sequence[str] | None = None) -> list[str]:
