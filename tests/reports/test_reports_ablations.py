@@ -18,10 +18,12 @@ from matplotlib.patches import Rectangle
 from support import fabricate as studies
 from support.fabricate import CLASSES, Point, Sweep, fabricate
 
-from udaseg.reports.compare.statistics import Bootstrap, Row
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.compare.statistics import Bootstrap, Draws
 from udaseg.reports.figures.style import render
 from udaseg.reports.figures.sweeps import UNCHANGED, ablation_figures, axis_name, position
-from udaseg.reports.read.run_folders import missing_footnotes, read_report
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.notes import missing_notes
 from udaseg.reports.tables.sweeps import ablation_tables, sweep_points
 from udaseg.reports.tables.table import Table
 
@@ -54,12 +56,12 @@ BOOTSTRAP = Bootstrap(studies.IMAGES, seed=0)
 
 
 @cache
-def redrawn(*files: Path) -> Row:
+def redrawn(*files: Path) -> Draws:
     """A row from the counts.npz of its seeds alone."""
-    return BOOTSTRAP.row({seed: np.load(path)["counts"] for seed, path in enumerate(files)}, range(len(CLASSES)))
+    return BOOTSTRAP.draw({seed: np.load(path)["counts"] for seed, path in enumerate(files)}, range(len(CLASSES)))
 
 
-def row_of(spec: Path, recipe: str) -> Row:
+def row_of(spec: Path, recipe: str) -> Draws:
     final = sorted((e for e in entries_of(spec, recipe) if e["final"]), key=lambda entry: int(entry["seed"]))
     return redrawn(*(Path(entry["evaluation"]) / "counts.npz" for entry in final))
 
@@ -69,7 +71,7 @@ def named(tables: list[Table], name: str) -> Table:
 
 
 def figure_of(spec: Path, name: str) -> Figure:
-    return ablation_figures(read_report(spec))[name][1]
+    return ablation_figures(Comparisons(read_report(spec)))[name][1]
 
 
 def rewrite(spec: Path, change: Any) -> None:
@@ -104,7 +106,7 @@ def own_study(
 
 @pytest.mark.parametrize("sweep", ["grid", "patch_size", "parts"])
 def test_every_number_is_that_of_the_run_folders(swept: Path, sweep: str) -> None:
-    table = named(ablation_tables(read_report(swept)), f"ablation_{sweep}")
+    table = named(ablation_tables(Comparisons(read_report(swept))), f"ablation_{sweep}")
     given = next(entry for entry in parsed(swept.read_text())["sweeps"] if entry["name"] == sweep)
     others = {"source_only": "source_only"} | ({"reference": given["reference"]} if given["reference"] else {})
     numbers = table.numbers[~table.numbers["skipped"]].set_index("point")
@@ -147,13 +149,13 @@ def test_every_number_is_that_of_the_run_folders(swept: Path, sweep: str) -> Non
 
 
 def test_without_what_a_clock_says_no_word_of_it_is_left(swept: Path) -> None:
-    for table in ablation_tables(read_report(swept, measured=False)):
+    for table in ablation_tables(Comparisons(read_report(swept, measured=False))):
         assert "Seconds" not in table.header and not any("seconds" in name for name in table.numbers)
         assert not any(note.startswith("Seconds") for note in table.notes)
 
 
 def test_cells_show_the_numbers(swept: Path) -> None:
-    table = named(ablation_tables(read_report(swept)), "ablation_grid")
+    table = named(ablation_tables(Comparisons(read_report(swept))), "ablation_grid")
     assert table.header == [
         *("Point", "mIoU11 (last)", "Difference to the unchanged recipe", "Difference to Source only"),
         *("Smallest detectable difference", "Seconds"),
@@ -177,20 +179,20 @@ def test_cells_show_the_numbers(swept: Path) -> None:
 
 
 def test_a_run_that_rows_share_is_named_and_not_compared_with_itself(swept: Path) -> None:
-    tables = ablation_tables(read_report(swept))
+    tables = ablation_tables(Comparisons(read_report(swept)))
     assert "'full' is the same run as ProDA, stages 1 to 3." in named(tables, "ablation_parts").notes
     notes = named(tables, "ablation_grid").notes
     assert "'gamma=10.0, domain=0.5' is the same run as DANN." in notes
     assert sum("same run" in note for note in notes) == 1
     rewrite(swept, lambda content: content.update(baseline="dann"))
-    table = named(ablation_tables(read_report(swept)), "ablation_grid").numbers.set_index("point")
+    table = named(ablation_tables(Comparisons(read_report(swept))), "ablation_grid").numbers.set_index("point")
     assert table.loc["gamma=10.0, domain=0.5", "difference_to_dann_n"] == 0
     assert (table["difference_to_dann_n"] == 3).sum() == 8
 
 
 def test_skipped_points_are_rows_of_dashes_in_their_place(swept: Path) -> None:
     rewrite(swept, skip_in_grid)
-    tables = ablation_tables(read_report(swept))
+    tables = ablation_tables(Comparisons(read_report(swept)))
     grid = named(tables, "ablation_grid")
     expected = [f"gamma={gamma}, domain={domain}" for gamma in (5.0, 10.0, 20.0) for domain in (0.05, 0.5, 1.0)]
     assert [row[0] for row in grid.rows] == expected
@@ -218,7 +220,7 @@ def test_missing_runs_are_dashes_and_footnotes_and_never_a_silent_mean(swept: Pa
     lost = entries_of(swept, "grid/gamma=20.0, domain=1.0")[0]["run"]
     shutil.rmtree(lost)
     report = read_report(swept)
-    table = named(ablation_tables(report), "ablation_grid")
+    table = named(ablation_tables(Comparisons(report)), "ablation_grid")
     rows = {row[0]: row for row in table.rows}
     assert rows["gamma=5.0, domain=1.0"][1:] == ["–"] * 5
     values = scores_of(swept, "grid/gamma=20.0, domain=1.0")
@@ -236,13 +238,13 @@ def test_missing_runs_are_dashes_and_footnotes_and_never_a_silent_mean(swept: Pa
     named_in_notes = [note for note in table.notes if note.startswith("grid/")]
     assert len(named_in_notes) == 4
     assert any(lost in note and "seed 0" in note for note in named_in_notes)
-    assert not any("grid/" in note for note in named(ablation_tables(report), "ablation_parts").notes)
+    assert not any("grid/" in note for note in named(ablation_tables(Comparisons(report)), "ablation_parts").notes)
 
 
 def test_a_missing_run_of_the_baseline_is_named_under_every_table(swept: Path) -> None:
     lost = entries_of(swept, "source_only")[1]["run"]
     shutil.rmtree(lost)
-    for table in ablation_tables(read_report(swept)):
+    for table in ablation_tables(Comparisons(read_report(swept))):
         assert any(lost in note for note in table.notes)
         heading = table.header.index("Difference to Source only")
         assert table.rows[0][heading].endswith("[–] (n = 2 of 3)")
@@ -251,15 +253,15 @@ def test_a_missing_run_of_the_baseline_is_named_under_every_table(swept: Path) -
 def test_nothing_finished_gives_tables_of_dashes_and_no_figures(swept: Path) -> None:
     shutil.rmtree("results")
     report = read_report(swept)
-    for table in ablation_tables(report):
+    for table in ablation_tables(Comparisons(report)):
         assert all(set(row[1:]) == {"–"} for row in table.rows)
-        assert set(missing_footnotes(report, [report.baseline])) <= set(table.notes)
-    assert ablation_figures(report) == {}
+        assert set(missing_notes(report, [report.rows[report.baseline]])) <= set(table.notes)
+    assert ablation_figures(Comparisons(report)) == {}
 
 
 def test_fewer_than_three_seeds_give_no_interval_and_no_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = own_study(monkeypatch, tmp_path, {"good": 0.9, "bad": 0.2}, seeds=(0, 1))
-    (table,) = ablation_tables(read_report(spec))
+    (table,) = ablation_tables(Comparisons(read_report(spec)))
     assert any("No interval [–]: An interval needs at least 3 seeds, not 2." in note for note in table.notes)
     assert table.numbers["difference_to_source_only_p"].isna().all()
     assert not table.best
@@ -270,13 +272,13 @@ def test_fewer_than_three_seeds_give_no_interval_and_no_best(tmp_path: Path, mon
 
 def test_the_best_point_is_marked_only_where_the_test_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = own_study(monkeypatch, tmp_path, {"bad": 0.2, "good": 0.75, "worse": 0.1})
-    (table,) = ablation_tables(read_report(spec))
+    (table,) = ablation_tables(Comparisons(read_report(spec)))
     assert table.best == {(1, 1)}
     assert not any("here none is" in note for note in table.notes)
     close = tmp_path / "close"
     close.mkdir()
     spec = own_study(monkeypatch, close, {"one": 0.5, "other": 0.501, "third": 0.499})
-    (table,) = ablation_tables(read_report(spec))
+    (table,) = ablation_tables(Comparisons(read_report(spec)))
     assert table.best == frozenset()
     assert any(note.endswith("here none is.") for note in table.notes)
 
@@ -284,7 +286,7 @@ def test_the_best_point_is_marked_only_where_the_test_says_so(tmp_path: Path, mo
 def test_a_point_of_another_metric_is_named_and_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(studies.AGGREGATED, "own/smoothed", 0.5)
     spec = own_study(monkeypatch, tmp_path, {"plain": 0.5, "smoothed": 0.8})
-    (table,) = ablation_tables(read_report(spec))
+    (table,) = ablation_tables(Comparisons(read_report(spec)))
     assert [row[0] for row in table.rows] == ["plain", "smoothed, mIoU11_aggregated"]
     assert table.rows[1][2] == "–"
     assert not table.best
@@ -342,7 +344,7 @@ def test_cells_of_the_heat_map_without_a_result_are_hatched(swept: Path) -> None
 
 def test_colours_of_a_heat_map_do_not_magnify_what_is_alike(swept: Path) -> None:
     low, high = figure_of(swept, "ablation_grid").axes[0].images[0].get_clim()
-    means = ablation_tables(read_report(swept))[0].numbers["mIoU11_mean"]
+    means = ablation_tables(Comparisons(read_report(swept)))[0].numbers["mIoU11_mean"]
     assert low == pytest.approx(means.min())
     assert high == pytest.approx(means.max())  # they are further apart than the smallest range
 
@@ -464,11 +466,11 @@ def test_points_with_labelled_target_images_say_so(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     recipes = ("source_only", "oracle")
     report = read_report(fabricate(tmp_path, recipes, iterations=100, pictures=0, sweeps=("own",)))
-    (table,) = ablation_tables(report)
+    (table,) = ablation_tables(Comparisons(report))
     assert table.rows[0][0] == "with labels (N = 100)"
     assert table.rows[0][2] == "–"
     assert any("N = target images with labels" in note for note in table.notes)
-    figure = ablation_figures(report)["ablation_own"][1]
+    figure = ablation_figures(Comparisons(report))["ablation_own"][1]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["with labels (N = 100)"]
     assert not figure.legends  # the baseline is not measured alike
 
@@ -477,7 +479,7 @@ def test_figures_are_left_out_one_by_one_and_are_equal_bytes(swept: Path) -> Non
     for size in (24, 32, 48, 64):
         for entry in entries_of(swept, f"patch_size/patch_size={size}x{size}"):
             shutil.rmtree(entry["run"])
-    first, second = (ablation_figures(read_report(swept)) for _ in range(2))
+    first, second = (ablation_figures(Comparisons(read_report(swept))) for _ in range(2))
     assert list(first) == list(second) == ["ablation_grid", "ablation_parts"]
     for name, (caption, figure) in first.items():
         assert "mIoU11" in caption
@@ -502,12 +504,12 @@ def test_names_of_axes() -> None:
 
 def test_tables_of_a_study_without_sweeps_are_none(study: Path) -> None:
     report = read_report(study)
-    assert ablation_tables(report) == []
-    assert ablation_figures(report) == {}
+    assert ablation_tables(Comparisons(report)) == []
+    assert ablation_figures(Comparisons(report)) == {}
 
 
 def test_numbers_are_plain_columns(swept: Path) -> None:
-    for table in ablation_tables(read_report(swept)):
+    for table in ablation_tables(Comparisons(read_report(swept))):
         assert isinstance(table.numbers, pd.DataFrame)
         assert table.numbers.columns.is_unique
         assert len(table.numbers) == len(table.rows)

@@ -12,11 +12,13 @@ import pytest
 from support.fabricate import CLASSES, fabricate
 
 from udaseg.config.schema import Claim
+from udaseg.reports.compare import claims as scorecard
+from udaseg.reports.compare.claims import alike_verdict, better_verdict, claim_p, rare_classes
+from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.compare.statistics import LEVEL, Estimate
 from udaseg.reports.read.report import Report
 from udaseg.reports.read.run_folders import read_report
-from udaseg.reports.tables import claims as scorecard
-from udaseg.reports.tables.claims import alike_verdict, better_verdict, claim_p, claims_table, rare_classes
+from udaseg.reports.tables.claims import claims_table
 from udaseg.reports.tables.table import DASH, Table
 from udaseg.validation import validate
 
@@ -37,7 +39,7 @@ def pairs(*both: tuple[str, str]) -> list[dict[str, str]]:
 
 
 def table_of(report: Report, *claims: Claim) -> Table:
-    table = claims_table(report, claims)
+    table = claims_table(Comparisons(report), claims)
     assert table is not None
     return table
 
@@ -212,7 +214,7 @@ def test_rare_classes_are_compared_by_their_own_iou(swept: Path, monkeypatch: py
     for members, mean in zip((few, ["sky", "car"]), table.numbers["difference_mean"], strict=True):
         ious = {
             row: np.mean(
-                [run.metrics["scores"]["last"]["iou"][name] for run in report.final_runs(row) for name in members]
+                [run.metrics["scores"]["last"]["iou"][name] for run in report.rows[row].final.runs for name in members]
             )
             for row in ("oracle", "source_only")
         }
@@ -229,7 +231,7 @@ def test_classes_that_a_study_lacks_are_told(swept: Path) -> None:
 
 
 def test_a_missing_run_makes_a_claim_undecided_and_is_named(swept: Path) -> None:
-    run = next(run for run in read_report(swept).final_runs("oracle") if run.seed == 1)
+    run = next(run for run in read_report(swept).rows["oracle"].final.runs if run.seed == 1)
     shutil.rmtree(run.folder)
     table = table_of(read_report(swept), ORACLE)
     assert table.rows[0][3].endswith("[–] (n = 2 of 3)")
@@ -248,9 +250,9 @@ def test_two_seeds_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_study_without_rows_of_any_claim_has_no_scorecard(swept: Path) -> None:
     report = read_report(swept)
-    assert claims_table(report, [ABSENT]) is None
-    assert claims_table(report, []) is None
-    assert claims_table(report, [claim("stage", pairs=pairs(("proda:stage9", "proda")))]) is None
+    assert claims_table(Comparisons(report), [ABSENT]) is None
+    assert claims_table(Comparisons(report), []) is None
+    assert claims_table(Comparisons(report), [claim("stage", pairs=pairs(("proda:stage9", "proda")))]) is None
 
 
 def test_equal_studies_have_equal_scorecards(swept: Path) -> None:

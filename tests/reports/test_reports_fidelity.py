@@ -13,6 +13,7 @@ from support.project import ROOT
 from udaseg.config import schema as config
 from udaseg.jobs.plan import make_plan
 from udaseg.methods import METHODS
+from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.read.report import Report
 from udaseg.reports.read.run_folders import read_report, read_runs
 from udaseg.reports.tables import fidelity
@@ -76,20 +77,25 @@ def test_the_sweep_study_has_rows_for_the_fields_that_matter() -> None:
     plan = make_plan(load_params(ROOT / "params.yaml", "toytown_sweeps"))
     [spec] = [job.spec for job in plan.jobs.values() if isinstance(job.spec, ReportSpec)]
     report = Report(
-        **dict.fromkeys(Report.__dataclass_fields__) | {"runs": read_runs(spec.runs), "sweeps": spec.sweeps}
+        **dict.fromkeys(Report.__dataclass_fields__)
+        | {"runs": read_runs(spec.runs), "sweeps": spec.sweeps, "pretraining": [], "class_sets": spec.class_sets}
+        | {"baseline": spec.baseline, "oracle": spec.oracle}
     )
-    found = {(field.owner, field.name): pairs for field, pairs in fidelity._pairs(report).items()}
+    pairs_of = fidelity._pairs(report)
+    found = {
+        (field.owner, field.name): [(pair.paper.name, pair.released.name) for pair in pairs]
+        for field, pairs in pairs_of.items()
+    }
     assert set(found) == {(field.owner, field.name) for field in FIELDS} - UNMEASURED
     assert {len(pairs) for pairs in found.values()} == {1}
     [lsr] = found["plca", "lsr"]
-    assert (lsr.paper, lsr.released) == ("paper_or_released/plca: lsr", "plca_without/full")
+    assert lsr == ("paper_or_released/plca: lsr", "plca_without/full")
     [sampler] = found["cpsl", "sampler"]
-    assert (sampler.paper, sampler.released) == ("cpsl_without/full", "cpsl_without/no class-balanced sampling")
+    assert sampler == ("cpsl_without/full", "cpsl_without/no class-balanced sampling")
     [aspp] = found["network", "aspp"]
-    assert (aspp.paper, aspp.released) == ("source_only", "paper_or_released/network: aspp")
-    for pairs in found.values():
-        for pair in pairs:
-            assert report.stages(pair.paper) == report.stages(pair.released)
+    assert aspp == ("source_only", "paper_or_released/network: aspp")
+    for pair in (pair for pairs in pairs_of.values() for pair in pairs):
+        assert list(pair.paper.stages) == list(pair.released.stages)
 
 
 def with_points(report: Report, points: dict[int, dict[str, Any]]) -> Report:
@@ -117,13 +123,13 @@ def lines(table: Table | None) -> dict[tuple[str, str], list[list[str]]]:
 
 
 def mean(report: Report, size: int) -> float:
-    runs = report.final_runs(f"patch_size/patch_size={size}x{size}")
+    runs = report.rows[f"patch_size/patch_size={size}x{size}"].final.runs
     return float(np.mean([100 * run.metrics["scores"]["last"]["sets"]["mIoU11"] for run in runs]))
 
 
 def test_effects_are_of_rows_that_differ_in_one_field_alone(swept: Path) -> None:
     report = with_points(read_report(swept), POINTS)
-    table = fidelity_table(report)
+    table = fidelity_table(Comparisons(report))
     found = lines(table)
     assert set(found) == {(field.owner, field.name) for field in FIELDS}
     measured = {key: rows for key, rows in found.items() if rows[0][5] != DASH}
@@ -147,20 +153,20 @@ def test_effects_are_of_rows_that_differ_in_one_field_alone(swept: Path) -> None
 
 def test_several_pairs_of_one_field_have_a_line_each(swept: Path) -> None:
     both = POINTS | {64: {PATCH: "released"}}  # 64 − 32 and 48 − 24; 48 − 64 and 24 − 32
-    found = lines(fidelity_table(with_points(read_report(swept), both)))
+    found = lines(fidelity_table(Comparisons(with_points(read_report(swept), both))))
     assert len(found["pipa", "patch"]) == len(found["pipa", "pixel"]) == 2
 
 
 def test_the_value_of_a_recipe_is_read_from_its_runs(swept: Path) -> None:
     """A recipe that has the field as released is the released row of a point that has it as in the paper."""
     report = with_points(read_report(swept), {24: {PATCH: "paper"}, 32: {}})
-    assert fidelity_table(report) is None  # 32 has the default, the same
+    assert fidelity_table(Comparisons(report)) is None  # 32 has the default, the same
     runs = [
         replace(run, spec=run.spec | {"knobs": {"patch": "released"}}) if "32x32" in run.recipe else run
         for run in report.runs
     ]
     report = replace(report, runs=runs)
-    table = fidelity_table(report)
+    table = fidelity_table(Comparisons(report))
     assert table is not None
     [effect] = table.numbers["effect_mean"].dropna()
     assert effect == pytest.approx(mean(report, 32) - mean(report, 24))
@@ -170,21 +176,21 @@ def test_the_value_of_a_recipe_is_read_from_its_runs(swept: Path) -> None:
     "points", [{}, {24: {PIXEL: "random"}, 32: {}}, {24: {"main.knobs.gamma": "released"}, 32: {}}]
 )
 def test_a_study_without_such_rows_has_no_table(swept: Path, points: dict[int, dict[str, Any]]) -> None:
-    assert fidelity_table(with_points(read_report(swept), points)) is None
+    assert fidelity_table(Comparisons(with_points(read_report(swept), points))) is None
 
 
 def test_rows_of_other_stages_or_recipes_are_not_compared(swept: Path) -> None:
     report = with_points(read_report(swept), {24: {PIXEL: "released"}, 32: {}})
-    assert fidelity_table(report) is not None
+    assert fidelity_table(Comparisons(report)) is not None
     apart = [replace(run, base="other") if "24x24" in run.recipe else run for run in report.runs]
     longer = [replace(run, stage="late") if "24x24" in run.recipe else run for run in report.runs]
-    assert fidelity_table(replace(report, runs=apart)) is None
-    assert fidelity_table(replace(report, runs=longer)) is None
+    assert fidelity_table(Comparisons(replace(report, runs=apart))) is None
+    assert fidelity_table(Comparisons(replace(report, runs=longer))) is None
 
 
 def test_a_missing_run_is_named(swept: Path) -> None:
     run = next(run for run in read_report(swept).runs if "24x24" in run.recipe and run.seed == 2)
     shutil.rmtree(run.folder)
-    table = fidelity_table(with_points(read_report(swept), POINTS))
+    table = fidelity_table(Comparisons(with_points(read_report(swept), POINTS)))
     assert lines(table)["pipa", "pixel"][0][5].endswith("[–] (n = 2 of 3)")
     assert table is not None and any(str(run.folder) in note for note in table.notes)

@@ -1,6 +1,5 @@
 """Figures: what their artists show is computed here a second time, from the files of the runs."""
 
-import itertools
 import json
 import shutil
 import statistics
@@ -13,23 +12,22 @@ import matplotlib
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from support.fabricate import CLASSES, fabricate
+from support.fabricate import CLASSES, TITLES, fabricate
 
+from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.figures.confusion import PANELS, confusion_figure
-from udaseg.reports.figures.cost import cost_figure, spread
+from udaseg.reports.figures.contents import all_figures
+from udaseg.reports.figures.cost import cost_figure
 from udaseg.reports.figures.curves import diagnostics, losses, monitor
 from udaseg.reports.figures.qualitative import qualitative, scenes
-from udaseg.reports.figures.scores import all_figures, class_bars
+from udaseg.reports.figures.scores import class_bars
 from udaseg.reports.figures.style import COLOURS, STYLE, lay_out, render
+from udaseg.reports.read.history import history_frame
 from udaseg.reports.read.report import Report
 from udaseg.reports.read.run_folders import read_report
-from udaseg.reports.read.scores import history_frame
 
 RECORDS = Path("reports/reference/demo/runs")
 
@@ -76,7 +74,7 @@ def drawn(found: tuple[str, Figure] | None) -> tuple[str, Figure]:
 
 
 def test_confusion_matrices_are_those_of_all_seeds_together(study: Path) -> None:
-    caption, figure = drawn(confusion_figure(read_report(study)))
+    caption, figure = drawn(confusion_figure(Comparisons(read_report(study))))
     found = meshes(figure)
     names = {"Source only": "source_only", "DANN": "dann", "Oracle": "oracle"}
     names["AdaptSegNet, multi-level"] = "adaptsegnet_multi"
@@ -96,7 +94,7 @@ def test_confusion_matrices_are_those_of_all_seeds_together(study: Path) -> None
 def test_a_confusion_matrix_says_which_seeds_and_rows_are_missing(study: Path) -> None:
     for entry in [*entries_of(study, "adaptsegnet_multi")[:1], *entries_of(study, "dann")]:
         shutil.rmtree(entry["evaluation"])
-    caption, figure = drawn(confusion_figure(read_report(study)))
+    caption, figure = drawn(confusion_figure(Comparisons(read_report(study))))
     found = meshes(figure)["AdaptSegNet, multi-level (n = 2 of 3)"]
     np.testing.assert_allclose(found.filled(np.nan), shares(study, "adaptsegnet_multi"))
     assert "DANN" not in meshes(figure)
@@ -109,13 +107,13 @@ def test_of_many_rows_the_best_are_shown_and_the_others_named(tmp_path: Path, mo
     spec = fabricate(tmp_path, recipes, seeds=(0,), iterations=20, pictures=0)
     monkeypatch.chdir(tmp_path)
     report = read_report(spec)
-    caption, figure = drawn(confusion_figure(report))
+    caption, figure = drawn(confusion_figure(Comparisons(report)))
     means = {name: last_scores(entries_of(spec, name)[0])["sets"]["mIoU11"] for name in methods}
     best = sorted(methods, key=lambda name: -means[name])[: PANELS - 2]
     kept = ["source_only", *(name for name in methods if name in best), "oracle"]
-    assert list(meshes(figure)) == [report.title(name) for name in kept]
+    assert list(meshes(figure)) == [report.rows[name].title for name in kept]
     left = caption.partition("left out: ")[2].rstrip(".").split("; ")
-    assert left == ["PLCA, mIoU11_aggregated", *(report.title(name) for name in methods if name not in best)]
+    assert left == ["PLCA, mIoU11_aggregated", *(report.rows[name].title for name in methods if name not in best)]
 
 
 def cost_of(spec: Path, recipe: str) -> tuple[list[float], list[float]]:
@@ -130,12 +128,12 @@ def cost_of(spec: Path, recipe: str) -> tuple[list[float], list[float]]:
 
 
 def cost_points(figure: Figure) -> dict[str, Any]:
-    """Label → error bars."""
+    """Recipe → error bars."""
     return {str(bars.get_label()): bars for bars in figure.axes[0].containers}
 
 
 def test_cost_is_of_all_stages_and_its_bars_are_the_ranges_over_seeds(staged: Path) -> None:
-    _, figure = drawn(cost_figure(read_report(staged)))
+    _, figure = drawn(cost_figure(Comparisons(read_report(staged))))
     found = cost_points(figure)
     recipes = ("source_only", "adabn", "adaptsegnet", "cbst", "proda", "proda_released", "oracle")
     assert set(found) == set(recipes)
@@ -151,7 +149,7 @@ def test_cost_is_of_all_stages_and_its_bars_are_the_ranges_over_seeds(staged: Pa
 
 
 def test_the_line_joins_what_no_other_row_beats(staged: Path) -> None:
-    _, figure = drawn(cost_figure(read_report(staged)))
+    _, figure = drawn(cost_figure(Comparisons(read_report(staged))))
     means = {
         recipe: tuple(map(statistics.mean, cost_of(staged, recipe)))
         for recipe in ("source_only", "adabn", "adaptsegnet", "cbst", "proda", "proda_released")
@@ -173,33 +171,32 @@ def test_a_row_without_all_its_stages_at_a_seed_says_so(staged: Path) -> None:
     )
     for entry in entries_of(staged, "adabn"):
         shutil.rmtree(entry["run"])
-    caption, figure = drawn(cost_figure(read_report(staged)))
+    caption, figure = drawn(cost_figure(Comparisons(read_report(staged))))
     kept = [[values[seed] for seed in (0, 2)] for values in cost_of(staged, "proda")]
     assert cost_points(figure)["proda"][0].get_xydata()[0] == pytest.approx([statistics.mean(v) for v in kept])
-    texts = [text.get_text().replace("\n", " ") for text in figure.axes[0].texts]
-    assert "ProDA, stages 1 to 3 (n = 2 of 3)" in texts
-    assert "AdaBN" not in texts
+    assert "ProDA, stages 1 to 3 (n = 2 of 3)" in legend_names(figure)
+    assert "AdaBN" not in legend_names(figure)
     assert caption.endswith("Without a seed that has both: AdaBN.")
 
 
 def on_devices(report: Report, device: Callable[[str], str]) -> Report:
-    return replace(report, runs=[replace(run, cost=run.cost | {"device": device(run.label)}) for run in report.runs])
+    return replace(report, runs=[replace(run, cost=run.cost | {"device": device(run.row)}) for run in report.runs])
 
 
 def test_the_axis_names_the_device_and_different_ones_are_not_compared(study: Path) -> None:
     report = read_report(study)
     for name, expected in (("cpu", "CPU-hours of training"), ("A B", "GPU-hours (A B) of training")):
-        _, figure = drawn(cost_figure(on_devices(report, lambda label, name=name: name)))  # type: ignore[misc]
+        _, figure = drawn(cost_figure(Comparisons(on_devices(report, lambda label, name=name: name))))  # type: ignore[misc]
         assert figure.axes[0].get_xlabel() == expected
     mixed = on_devices(report, lambda label: "A B" if label == "dann" else "cpu")
-    caption, figure = drawn(cost_figure(mixed))
+    caption, figure = drawn(cost_figure(Comparisons(mixed)))
     assert figure.axes[0].get_xlabel() == "Device-hours of training"
     assert "Made on different devices (A B, cpu): the times cannot be compared." in caption
     assert not any(line.get_drawstyle() == "steps-post" for line in figure.axes[0].lines)
 
 
 def test_scores_of_another_metric_are_hollow_and_not_on_the_line(mixed: Path) -> None:
-    caption, figure = drawn(cost_figure(read_report(mixed)))
+    caption, figure = drawn(cost_figure(Comparisons(read_report(mixed))))
     found = cost_points(figure)
     assert "memory_bank_100" not in found
     hollow = {label for label, bars in found.items() if bars[0].get_markerfacecolor() == "white"}
@@ -209,31 +206,32 @@ def test_scores_of_another_metric_are_hollow_and_not_on_the_line(mixed: Path) ->
     assert found["plca_aggregated"][0].get_xydata()[0].tolist() not in line.get_xydata().tolist()
 
 
-def test_the_names_beside_the_costs_do_not_overlap(staged: Path) -> None:
-    _, figure = drawn(cost_figure(read_report(staged)))
+def legend_names(figure: Figure) -> list[str]:
+    (legend,) = figure.legends
+    return [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+
+
+def test_the_legend_beside_the_costs_names_each_point_the_best_first(staged: Path) -> None:
+    _, figure = drawn(cost_figure(Comparisons(read_report(staged))))
+    recipes = ("source_only", "adabn", "adaptsegnet", "cbst", "proda", "proda_released", "oracle")
+    means = {TITLES[recipe]: statistics.mean(cost_of(staged, recipe)[1]) for recipe in recipes}
+    assert legend_names(figure) == sorted(means, key=lambda title: -means[title])
+    (legend,) = figure.legends
+    looks = [(handle[0].get_color(), handle[0].get_marker()) for handle in legend.legend_handles]
+    drawn_as = [(bars[0].get_color(), bars[0].get_marker()) for bars in figure.axes[0].containers]
+    assert len(set(looks)) == len(looks) and looks == drawn_as
+
+
+def test_the_legend_beside_the_costs_covers_nothing(staged: Path) -> None:
+    _, figure = drawn(cost_figure(Comparisons(read_report(staged))))
     figure.set_dpi(100)
     renderer = FigureCanvasAgg(figure).get_renderer()
     lay_out(figure)
-    boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]
-    assert len(boxes) == 7
-    for below, above in itertools.pairwise(sorted(boxes, key=lambda box: float(box.y0))):
-        assert below.y1 <= above.y0
-    assert all(box.x0 > figure.axes[0].bbox.x1 and box.x1 < figure.bbox.x1 for box in boxes)
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 0.1)), min_size=1, max_size=10))
-def test_labels_that_are_spread_lie_apart_in_order_and_inside(given: list[tuple[float, float]]) -> None:
-    wanted, heights = sorted(centre for centre, _ in given), [height for _, height in given]
-    found = spread(wanted, heights)
-    edges = [(centre - height / 2, centre + height / 2) for centre, height in zip(found, heights, strict=True)]
-    assert edges[0][0] > -1e-9 and edges[-1][1] < 1 + 1e-9
-    assert all(low[1] <= high[0] + 1e-9 for low, high in itertools.pairwise(edges))
-
-
-def test_labels_with_room_stay_where_they_are_wanted() -> None:
-    assert spread([0.2, 0.5, 0.9], [0.1, 0.1, 0.1]) == pytest.approx([0.2, 0.5, 0.9])
-    assert spread([0.5, 0.5, 0.9], [0.1, 0.1, 0.1]) == pytest.approx([0.45, 0.55, 0.9])
-    assert spread([0.0, 1.0], [0.1, 0.1]) == pytest.approx([0.05, 0.95])
+    box = figure.legends[0].get_window_extent(renderer)
+    assert box.x0 >= figure.axes[0].bbox.x1
+    assert (
+        figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
+    )
 
 
 def test_class_bars_are_means_over_seeds_between_the_bounds(study: Path) -> None:
@@ -270,7 +268,7 @@ def test_curves_are_of_the_main_rows_and_a_shared_run_is_theirs(swept: Path) -> 
 def test_what_only_sweeps_log_makes_no_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = fabricate(tmp_path, ("source_only", "oracle"), (0,), iterations=40, pictures=0, sweeps=("grid", "parts"))
     monkeypatch.chdir(tmp_path)
-    found = all_figures(read_report(spec))
+    found = all_figures(Comparisons(read_report(spec)))
     assert "diagnostics" not in found
     assert set(panels(found["losses"][1])) == {"Pretraining", "Source only", "Oracle"}
     assert set(meshes(found["confusion"][1])) == {"Source only", "Oracle"}
@@ -305,7 +303,7 @@ def test_a_panel_above_an_empty_place_has_its_own_numbers(tmp_path: Path, monkey
 
 
 def test_rows_on_record_have_no_pictures_but_all_else(swept: Path) -> None:
-    before = all_figures(read_report(swept))
+    before = all_figures(Comparisons(read_report(swept)))
     for entry in [*entries_of(swept, "dann"), *entries_of(swept, "proda", final=False)]:
         run = Path(entry["run"])
         if run.is_dir():
@@ -316,7 +314,7 @@ def test_rows_on_record_have_no_pictures_but_all_else(swept: Path) -> None:
     caption, _ = drawn(qualitative(report))
     assert caption.endswith("Without pictures: DANN; ProDA, stages 1 to 3.")
     assert list(scenes(report, 1)[0].panels) == ["image", "ground truth", "Source only", "Oracle"]
-    after = all_figures(report)
+    after = all_figures(Comparisons(report))
     assert list(after) == list(before)
     assert [caption for caption, _ in after.values()] == [caption for caption, _ in before.values()]
     assert render(after["cost"][1]) == render(before["cost"][1])
@@ -329,12 +327,12 @@ def test_nothing_on_disk_but_records_has_no_grid_of_pictures(swept: Path) -> Non
 
 
 def test_equal_runs_make_equal_figures(swept: Path) -> None:
-    for kind in (confusion_figure, cost_figure, lambda report: ("", class_bars(report))):
-        one, other = (render(drawn(kind(read_report(swept)))[1]) for _ in range(2))
+    for kind in (confusion_figure, cost_figure, lambda comparisons: ("", class_bars(comparisons.report))):
+        one, other = (render(drawn(kind(Comparisons(read_report(swept))))[1]) for _ in range(2))
         assert one == other
     assert set(one) == {"svg", "png"}
 
 
 def test_a_study_without_a_result_has_no_figures(study: Path) -> None:
     shutil.rmtree("results")
-    assert all_figures(read_report(study)) == {}
+    assert all_figures(Comparisons(read_report(study))) == {}

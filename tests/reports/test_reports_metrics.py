@@ -12,12 +12,14 @@ import yaml
 from matplotlib.text import Text
 from support import fabricate
 
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.figures.contents import all_figures
 from udaseg.reports.figures.qualitative import scenes
-from udaseg.reports.figures.scores import all_figures
+from udaseg.reports.read.history import history_frame
 from udaseg.reports.read.protocols import protocol_notes
 from udaseg.reports.read.run_folders import read_report
-from udaseg.reports.read.scores import history_frame
-from udaseg.reports.tables.main import class_table, cost_table, main_table, run_table
+from udaseg.reports.tables.main import class_table, main_table
+from udaseg.reports.tables.runs import cost_table, run_table
 from udaseg.reports.tables.stages import shared_notes, stage_table
 from udaseg.runs.files import sha256
 
@@ -35,7 +37,7 @@ def scores_of(spec: Path, recipe: str, which: str, name: str) -> list[float]:
 
 
 def test_an_aggregated_row_has_its_own_metric_and_says_so(mixed: Path) -> None:
-    table = main_table(read_report(mixed))
+    table = main_table(Comparisons(read_report(mixed)))
     row = next(row for row in table.rows if row[0] == NAME)
     numbers = table.numbers.set_index("method")
     assert numbers["metric"].to_dict() == {
@@ -57,7 +59,7 @@ def test_an_aggregated_row_has_its_own_metric_and_says_so(mixed: Path) -> None:
 
 
 def test_it_is_not_compared_with_rows_of_the_plain_metric(mixed: Path) -> None:
-    table = main_table(read_report(mixed))
+    table = main_table(Comparisons(read_report(mixed)))
     rows = {row[0]: row for row in table.rows}
     assert rows[NAME][3:5] == ["–", "–"] and "–" not in rows["PLCA"][3:5]
     numbers = table.numbers.set_index("method").loc["plca_aggregated"]
@@ -71,7 +73,7 @@ def test_it_is_not_compared_with_rows_of_the_plain_metric(mixed: Path) -> None:
 
 
 def test_without_aggregation_nothing_is_said_of_it(study: Path) -> None:
-    table = main_table(read_report(study))
+    table = main_table(Comparisons(read_report(study)))
     assert "aggregat" not in "".join([*table.notes, *(row[0] for row in table.rows)])
 
 
@@ -80,7 +82,7 @@ def test_where_all_rows_are_aggregated_they_are_compared(tmp_path: Path, monkeyp
     monkeypatch.setattr(fabricate, "AGGREGATED", dict.fromkeys(recipes, 0.5))
     spec = fabricate.fabricate(tmp_path, recipes=recipes, seeds=(0, 1), iterations=100, pictures=0)
     monkeypatch.chdir(tmp_path)
-    table = main_table(read_report(spec))
+    table = main_table(Comparisons(read_report(spec)))
     assert table.header[3] == "Difference to Source only, mIoU11_aggregated"
     pairs = zip(*(scores_of(spec, name, "last", "mIoU11_aggregated") for name in ("plca", "source_only")), strict=True)
     expected = statistics.mean(one - other for one, other in pairs)
@@ -96,7 +98,7 @@ def test_stages_of_an_aggregated_recipe_are_compared_with_each_other_only(
     recipes = ("source_only", "cbst", "oracle")
     spec = fabricate.fabricate(tmp_path, recipes=recipes, seeds=(0, 1), iterations=100, pictures=0)
     monkeypatch.chdir(tmp_path)
-    table = stage_table(read_report(spec))
+    table = stage_table(Comparisons(read_report(spec)))
     assert table is not None
     assert {row[0] for row in table.rows} == {"CBST, three rounds, mIoU11_aggregated"}
     assert all(row[3] != "–" and row[4:] == ["–", "–"] for row in table.rows[1:])
@@ -110,7 +112,7 @@ def test_a_run_of_the_other_metric_is_left_out_of_a_rows_mean(mixed: Path) -> No
     marker = json.loads((folder / "run.json").read_text())
     marker["files"]["metrics.json"] = hashlib.sha256((folder / "metrics.json").read_bytes()).hexdigest()
     (folder / "run.json").write_text(json.dumps(marker))
-    row = next(row for row in main_table(read_report(mixed)).rows if row[0] == NAME)
+    row = next(row for row in main_table(Comparisons(read_report(mixed))).rows if row[0] == NAME)
     assert row[1] == "2" and row[2].endswith("(n = 2 of 3)")
 
 
@@ -135,12 +137,15 @@ def test_two_evaluations_of_one_training_are_two_rows_and_one_training(mixed: Pa
 def test_figures_of_scores_say_it_and_those_of_trainings_do_not(mixed: Path) -> None:
     report = read_report(mixed)
     found: dict[str, Any] = {}
-    for name, (_, figure) in all_figures(report).items():
+    for name, (_, figure) in all_figures(Comparisons(report)).items():
         texts = " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
         found[name] = NAME in texts
     scored = {"miou": True, "classes": True, "confusion": True, "cost": True}
     assert found == scored | {"monitor": False, "losses": False, "diagnostics": False}
-    panels = {axes.get_title(loc="left").replace("\n", " "): axes for axes in all_figures(report)["classes"][1].axes}
+    panels = {
+        axes.get_title(loc="left").replace("\n", " "): axes
+        for axes in all_figures(Comparisons(report))["classes"][1].axes
+    }
     assert len(panels["PLCA"].lines) == 2 and not panels[NAME].lines  # the marks of baseline and oracle
     assert NAME in scenes(report)[0].panels
     assert NAME in [row[0] for row in class_table(report).rows]

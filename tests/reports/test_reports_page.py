@@ -16,13 +16,14 @@ import yaml
 from PIL import Image
 
 from udaseg.data.datasets.classes import colourise
+from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.figures.qualitative import scenes
 from udaseg.reports.page import page
 from udaseg.reports.page.page import Picture, render
 from udaseg.reports.page.pictures import LARGEST, comparisons, legend, png
 from udaseg.reports.page.sections import aside, grid, sections
 from udaseg.reports.read.run_folders import read_report
-from udaseg.reports.tables.main import all_tables
+from udaseg.reports.tables.contents import all_tables
 from udaseg.reports.tables.table import DASH, Table
 
 DRAWING = Picture("", "What it shows.", "image/svg+xml", b"<?xml version='1.0'?><svg/>")
@@ -72,7 +73,7 @@ def invented(name: str, rows: list[list[str]], **more: object) -> Table:
 
 def test_every_table_and_figure_is_there_once_under_a_link(swept: Path) -> None:
     report = read_report(swept)
-    tables = all_tables(report)
+    tables = all_tables(Comparisons(report))
     names = {table.name for table in tables}
     wanted = ["ablation_grid", "claims", "fidelity", "published_a_b", "published_c_d", "of_another_kind"]
     tables += [invented(name, [["a", "1"]]) for name in wanted if name not in names]
@@ -93,7 +94,7 @@ def test_every_table_and_figure_is_there_once_under_a_link(swept: Path) -> None:
 
 def test_ids_are_unique_and_images_are_inside(study: Path) -> None:
     report = read_report(study)
-    structure = Structure(render(report, all_tables(report), {"miou": DRAWING}))
+    structure = Structure(render(report, all_tables(Comparisons(report)), {"miou": DRAWING}))
     assert [name for name, count in Counter(structure.ids()).items() if count > 1] == []
     images = structure.all("img")
     assert len(images) == 1 + 3 * (2 + 4)
@@ -107,7 +108,7 @@ def test_ids_are_unique_and_images_are_inside(study: Path) -> None:
 
 def test_only_the_pages_own_script_may_run(study: Path) -> None:
     report = read_report(study)
-    text = render(report, all_tables(report), {})
+    text = render(report, all_tables(Comparisons(report)), {})
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     assert len(scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
@@ -120,7 +121,7 @@ def test_only_the_pages_own_script_may_run(study: Path) -> None:
 
 def test_sections_without_content_are_left_out(study: Path) -> None:
     report = read_report(study)
-    anchors = [section.anchor for section in sections(report, all_tables(report), [])]
+    anchors = [section.anchor for section in sections(report, all_tables(Comparisons(report)), [])]
     absent = {"claims", "fidelity", "confusion", "pictures", "translations", "training", "more", "stages", "ablations"}
     assert not absent & set(anchors)
     assert anchors[0] == "results" and anchors[-1] == "runs" and "protocol" in anchors
@@ -138,7 +139,7 @@ def test_text_of_others_is_escaped_everywhere(study: Path) -> None:
     notes = [hostile, hostile * 5]
     extra = [invented(name, [[hostile, hostile]], title=hostile, notes=notes) for name in ("claims", "fidelity")]
     picture = Picture("cost", hostile, "image/png", b"")
-    structure = Structure(render(report, all_tables(report) + extra, {"cost": picture}))
+    structure = Structure(render(report, all_tables(Comparisons(report)) + extra, {"cost": picture}))
     assert len(structure.all("script")) == 1
     assert not [image for image in structure.all("img") if not str(image["src"]).startswith("data:")]
     assert hostile in structure.tables["claims-table"] and hostile in structure.text
@@ -199,7 +200,7 @@ def test_a_long_note_is_folded_where_an_earlier_table_has_it(study: Path) -> Non
 
 def test_what_all_runs_share_is_said_once(study: Path) -> None:
     report = read_report(study)
-    text = render(report, all_tables(report), {})
+    text = render(report, all_tables(Comparisons(report)), {})
     assert text.count("<dt>Version of torch</dt><dd>2.15.0</dd>") == 1
     runs = report.each_once()
     other = dataclasses.replace(runs[-1], env=runs[-1].env | {"versions": {"torch": "9.9", "numpy": "2.4.0"}})
@@ -217,7 +218,7 @@ def test_comparisons_show_the_labels_of_the_run_folders(study: Path) -> None:
     assert [comparison.name for comparison in found] == ["target_000", "target_001", "target_002"]
     assert [panel.title for panel in found[0].panels][:3] == ["image", "ground truth", "Source only"]
     assert [panel.predicted for panel in found[0].panels] == [False, False, True, True, True, True]
-    run = report.final_runs("dann")[0]
+    run = report.rows["dann"].final.runs[0]
     panel = next(panel for panel in found[1].panels if panel.title == "DANN")
     with Image.open(io.BytesIO(base64.b64decode(panel.uri.split(",")[1]))) as image:
         assert image.mode == "P"
@@ -240,7 +241,7 @@ def test_without_pictures_there_is_no_comparison(study: Path) -> None:
         shutil.rmtree(folder)
     report = read_report(study)
     assert scenes(report) == [] and comparisons(report) == []
-    structure = Structure(render(report, all_tables(report), {}))
+    structure = Structure(render(report, all_tables(Comparisons(report)), {}))
     assert "pictures" not in structure.ids() and "compare" not in structure.ids()
 
 

@@ -14,14 +14,16 @@ import yaml
 from support.fabricate import CLASSES
 
 from udaseg.errors import UserError
-from udaseg.reports.figures.scores import all_figures
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.figures.contents import all_figures
+from udaseg.reports.figures.pseudo_labels import pseudo_labels
 from udaseg.reports.figures.style import render
 from udaseg.reports.page import page
 from udaseg.reports.page.sections import aside
+from udaseg.reports.read.quality import ALL, quality_frame
 from udaseg.reports.read.run_folders import read_report
-from udaseg.reports.read.scores import ALL, quality_frame
-from udaseg.reports.tables.main import all_tables
-from udaseg.reports.tables.pseudo_labels import pseudo_label_table, pseudo_labels
+from udaseg.reports.tables.contents import all_tables
+from udaseg.reports.tables.pseudo_labels import pseudo_label_table
 
 
 def quality_folders(spec: Path, recipe: str, stage: str) -> dict[int, Path]:
@@ -110,7 +112,7 @@ def test_labels_that_are_not_judged_are_named(staged: Path) -> None:
     empty = pseudo_label_table(report)
     assert empty is not None and empty.rows == [] and len([n for n in empty.notes if "not judged" in n]) == 24
     assert pseudo_labels(report) is None
-    assert "are not judged" in page.render(report, all_tables(report), {})
+    assert "are not judged" in page.render(report, all_tables(Comparisons(report)), {})
 
 
 def test_other_classes_than_the_study_are_refused(staged: Path) -> None:
@@ -121,7 +123,7 @@ def test_other_classes_than_the_study_are_refused(staged: Path) -> None:
 
 def test_the_figure_shows_each_recipe_and_is_always_the_same(staged: Path) -> None:
     report = read_report(staged)
-    figures = all_figures(report)
+    figures = all_figures(Comparisons(report))
     scored = ["miou", "stages", "pseudo_labels", "classes", "confusion", "cost"]
     assert list(figures) == [*scored, "monitor", "losses", "diagnostics"]
     caption, figure = figures["pseudo_labels"]
@@ -130,12 +132,12 @@ def test_the_figure_shows_each_recipe_and_is_always_the_same(staged: Path) -> No
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [ALL, *CLASSES]
     row = quality_frame(report).query("label == 'cbst' and stage == 'round1' and `class` == 'road'")
     assert figure.axes[1].lines[0].get_xdata()[1] == pytest.approx(100 * row["precision"].mean())
-    assert render(all_figures(read_report(staged))["pseudo_labels"][1]) == render(figure)
+    assert render(all_figures(Comparisons(read_report(staged)))["pseudo_labels"][1]) == render(figure)
 
 
 def test_the_page_shows_stages_and_pseudo_labels(staged: Path) -> None:
     report = read_report(staged)
-    text = page.render(report, all_tables(report), {})
+    text = page.render(report, all_tables(Comparisons(report)), {})
     assert 'href="#stages"' in text and 'id="stages"' in text and 'id="pseudo-labels"' in text
     assert '<th scope="rowgroup" colspan="5"><span>ProDA, stages 1 to 3</span></th>' in text
     folder = quality_folders(staged, "proda", "stage1")[0]

@@ -17,12 +17,14 @@ from support.fabricate import fabricate
 from support.project import ROOT
 
 from udaseg.config.schema import Params
-from udaseg.reports.compare.comparisons import difference, holm
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.compare.statistics import holm
 from udaseg.reports.read import published
-from udaseg.reports.read.published import PREFIX, SCORE, published_tables, read_entries, read_figures
+from udaseg.reports.read.published import SCORE, read_entries, read_figures
 from udaseg.reports.read.report import Report
 from udaseg.reports.read.run_folders import read_report
 from udaseg.reports.tables import writers
+from udaseg.reports.tables.published import PREFIX, published_tables
 from udaseg.reports.tables.table import DASH, Table
 from udaseg.runs.files import read_json
 from udaseg.study.resolve import load_params
@@ -96,11 +98,11 @@ def shown(made: tuple[Path, Path]) -> Shown:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         report = read_report(path)
-        return report, {table.name: table for table in published_tables(report)}
+        return report, {table.name: table for table in published_tables(Comparisons(report))}
 
 
 def tables(spec: Path) -> dict[str, Table]:
-    return {table.name: table for table in published_tables(read_report(spec))}
+    return {table.name: table for table in published_tables(Comparisons(read_report(spec)))}
 
 
 def line(table: Table, name: str, ours: str) -> int:
@@ -233,7 +235,7 @@ def test_values_and_ours_against_their_files(spec: Path) -> None:
         ("stage2", "stage2: self-distillation, supervised init", 55.7),
         ("", "stage3: self-distillation, self-supervised init", 57.5),
     ):
-        title = report.title("proda") + (f": {stage}" if stage else "")
+        title = report.rows["proda"].title + (f": {stage}" if stage else "")
         if value is None:  # it stands beside the sweep, which this study has, and not once more beside the recipe
             assert not [row for row in table.rows if row[6] == f"ProDA, {variant}" and row[0] == title]
             continue
@@ -290,17 +292,20 @@ def _pair_name(figure: dict[str, str]) -> str:
 
 def test_gains_of_ours_are_those_over_the_baseline(shown: Shown) -> None:
     report, made = shown
+    comparisons = Comparisons(report)
     for table in made.values():
         tested: dict[tuple[str, str], float] = {}
-        for record, row in zip(table.numbers.to_dict("records"), table.rows, strict=True):
+        for record, cells in zip(table.numbers.to_dict("records"), table.rows, strict=True):
             key = (record["row"], record["stage"])
-            if row[0] in ("Source only", f"{COMPONENTS}, init: source only"):
-                assert row[3] == DASH and record["difference_to_source_only_n"] == 0  # it is the baseline itself
+            if cells[0] in ("Source only", f"{COMPONENTS}, init: source only"):
+                assert cells[3] == DASH and record["difference_to_source_only_n"] == 0  # it is the baseline itself
                 continue
-            expected = difference(report, key[0], "source_only", stage=key[1] or None)
+            row = report.rows[key[0]]
+            own = row.stages[key[1]] if key[1] else row.final
+            expected = comparisons.difference(own, report.rows["source_only"].final)
             found = record["difference_to_source_only_mean"]
             assert (math.isnan(found) and not expected.seeds) or found == pytest.approx(expected.value)
-            assert row[3].startswith(DASH if not expected.seeds else f"{expected.value:+.1f}".replace("-", "−"))
+            assert cells[3].startswith(DASH if not expected.seeds else f"{expected.value:+.1f}".replace("-", "−"))
             tested[key] = expected.p
             corrected = record["difference_to_source_only_p_holm"]
             assert corrected >= expected.p or math.isnan(expected.p)
@@ -399,10 +404,10 @@ def test_differences_of_protocol_are_named(shown: Shown) -> None:
 
 def test_our_own_protocol_is_read_from_the_runs(spec: Path) -> None:
     report = read_report(spec)
-    run = report.final_runs("oracle")[0]
+    run = report.rows["oracle"].final.runs[0]
     run.spec["train"]["iterations"] = 12_345
     run.spec["network"] |= {"name": "deeplabv2", "depth": 101}
-    note = next(note for note in published_tables(report)[0].notes if note.startswith("Ours: "))
+    note = next(note for note in published_tables(Comparisons(report))[0].notes if note.startswith("Ours: "))
     assert "network small or deeplabv2, ResNet-101;" in note
     assert "100 to 12,345 iterations" in note
 
@@ -419,7 +424,7 @@ def test_a_missing_run_is_named_and_not_averaged_over(spec: Path) -> None:
 def test_a_study_without_such_rows_has_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fabricate(tmp_path, recipes=("adabn", "dann"), iterations=40, pictures=1)
     monkeypatch.chdir(tmp_path)
-    assert published_tables(read_report(path)) == []
+    assert published_tables(Comparisons(read_report(path))) == []
 
 
 def test_tables_are_written_with_every_special_character_escaped(

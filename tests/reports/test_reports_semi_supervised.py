@@ -3,6 +3,7 @@
 import json
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from matplotlib.text import Text
 from support.fabricate import TITLES, fabricate
 
 from udaseg.reports.build import build_report
-from udaseg.reports.compare.comparisons import difference, gap_closed, scores
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.figures.contents import all_figures
 from udaseg.reports.figures.qualitative import scenes
-from udaseg.reports.figures.scores import all_figures
 from udaseg.reports.page import page
 from udaseg.reports.read.report import Report
-from udaseg.reports.read.run_folders import missing_footnotes, read_report
-from udaseg.reports.tables.main import all_tables, cost_table, main_table, run_table
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.contents import all_tables
+from udaseg.reports.tables.main import main_table
+from udaseg.reports.tables.notes import missing_notes
+from udaseg.reports.tables.runs import cost_table, run_table
 from udaseg.reports.tables.semi_supervised import semi_supervised_tables
 
 SEMI = ("source_only_100", "memory_bank_100", "memory_bank_30")
@@ -41,35 +45,48 @@ def miou(spec: Path, recipe: str) -> dict[int, float]:
 
 def words_of(report: Report) -> str:
     """Everything that the report's tables and figures of unsupervised adaptation show."""
-    tables = [table for table in all_tables(report) if table.name in ("main", "stages", "pseudo_labels", "classes")]
+    tables = [
+        table
+        for table in all_tables(Comparisons(report))
+        if table.name in ("main", "stages", "pseudo_labels", "classes")
+    ]
     assert [table.name for table in tables] == ["main", "classes"]
     texts = [str([table.title, table.header, table.rows, table.notes, table.numbers.to_csv()]) for table in tables]
-    for caption, figure in all_figures(report).values():
+    for caption, figure in all_figures(Comparisons(report)).values():
         texts += [caption, *(text.get_text().replace("\n", " ") for text in figure.findobj(Text))]
     return " ".join([*texts, *(title for scene in scenes(report) for title in scene.panels)])
 
 
 def test_no_table_or_figure_of_unsupervised_adaptation_shows_them(mixed: Path) -> None:
     report = read_report(mixed)
-    assert report.labels() == ["source_only", "adaptsegnet", "plca", "plca_aggregated", "oracle"]
+    assert [row.name for row in report.main] == ["source_only", "adaptsegnet", "plca", "plca_aggregated", "oracle"]
     found = words_of(report)
     assert not [word for word in WORDS if word in found]
-    assert list(all_figures(report)) == ["miou", "classes", "confusion", "cost", "monitor", "losses", "diagnostics"]
+    assert list(all_figures(Comparisons(report))) == [
+        "miou",
+        "classes",
+        "confusion",
+        "cost",
+        "monitor",
+        "losses",
+        "diagnostics",
+    ]
     assert "domain_accuracy" in found and "stored" not in found  # what AdaptSegNet and the memory bank log
 
 
 def test_a_label_in_any_stage_is_enough_and_the_most_of_them_count(mixed: Path) -> None:
-    assert read_report(mixed).semi_supervised() == {30: ["memory_bank_30"], 100: ["memory_bank_100", "source_only_100"]}
+    found = {images: [row.name for row in rows] for images, rows in read_report(mixed).semi_supervised.items()}
+    assert found == {30: ["memory_bank_30"], 100: ["memory_bank_100", "source_only_100"]}
     content = yaml.safe_load(mixed.read_text())
     for entry in content["runs"]:
         if (entry["recipe"], entry["stage"]) == ("memory_bank_30", "main"):
             entry["labelled_target"] = 200
     mixed.write_text(yaml.safe_dump(content))
-    assert list(read_report(mixed).semi_supervised()) == [100, 200]
+    assert list(read_report(mixed).semi_supervised) == [100, 200]
 
 
 def test_their_tables_hold_the_numbers_of_the_run_folders(mixed: Path) -> None:
-    few, many = semi_supervised_tables(read_report(mixed))
+    few, many = semi_supervised_tables(Comparisons(read_report(mixed)))
     assert (few.name, many.name) == ("semi_supervised_30", "semi_supervised_100")
     assert "semi-supervised, 100 labelled target images" in many.title
     numbers = many.numbers.set_index("method")
@@ -104,15 +121,18 @@ def test_a_stage_shared_with_an_unsupervised_recipe_is_shown_as_that_ones(mixed:
     report = read_report(mixed)
     warmup = next(entry["run"] for entry in entries_of(mixed) if entry["stage"] == "warmup")
     for runs in (report.each_once(), report.trainings()):
-        assert [run.label for run in runs if str(run.folder) == warmup] == ["adaptsegnet"]
+        assert [run.row for run in runs if str(run.folder) == warmup] == ["adaptsegnet"]
 
 
 def test_scores_of_both_kinds_are_never_compared(mixed: Path) -> None:
     report = read_report(mixed)
-    semi, own, oracle = (scores(report, label) for label in ("source_only_100", "adaptsegnet", "oracle"))
-    assert len(semi) == len(own) == 3
-    assert difference(report, "adaptsegnet", "source_only_100").seeds == 0
-    assert gap_closed(own, semi, oracle)[1] == 0 and gap_closed(semi, own, oracle)[1] == 0
+    comparisons = Comparisons(report)
+    semi, own = (report.rows[name].final for name in ("source_only_100", "adaptsegnet"))
+    assert len(comparisons.scores(semi)) == len(comparisons.scores(own)) == 3
+    assert comparisons.difference(own, semi).seeds == 0
+    assert comparisons.gap_closed(semi)[1] == 0 and comparisons.gap_closed(own)[1] == 3
+    other_bound = Comparisons(replace(report, baseline="source_only_100"))
+    assert other_bound.gap_closed(other_bound.report.rows["adaptsegnet"].final)[1] == 0
 
 
 def test_a_missing_one_is_named_under_its_own_table(mixed: Path) -> None:
@@ -120,16 +140,16 @@ def test_a_missing_one_is_named_under_its_own_table(mixed: Path) -> None:
         if entry["recipe"] == "memory_bank_100" and entry["final"] and entry["seed"] == 1:
             shutil.rmtree(entry["run"])
     report = read_report(mixed)
-    notes = missing_footnotes(report)
+    notes = missing_notes(report)
     assert len(notes) == 1 and notes[0].startswith("memory_bank_100, stage main, seed 1")
-    few, many = semi_supervised_tables(report)
-    assert notes[0] in many.notes and notes[0] not in few.notes + main_table(report).notes
+    few, many = semi_supervised_tables(Comparisons(report))
+    assert notes[0] in many.notes and notes[0] not in few.notes + main_table(Comparisons(report)).notes
     assert many.rows[0][2].endswith("(n = 2 of 3)")
 
 
 def test_the_page_shows_them_only_where_there_are_some(mixed: Path) -> None:
     report = read_report(mixed)
-    text = page.render(report, all_tables(report), {})
+    text = page.render(report, all_tables(Comparisons(report)), {})
     assert 'href="#semi-supervised"' in text and 'id="semi-supervised"' in text
     assert text.index("<h3>30 labelled target images</h3>") < text.index("<h3>100 labelled target images</h3>")
     content = yaml.safe_load(mixed.read_text())
@@ -137,8 +157,8 @@ def test_the_page_shows_them_only_where_there_are_some(mixed: Path) -> None:
     content["recipes"] = [recipe for recipe in content["recipes"] if recipe not in SEMI]
     mixed.write_text(yaml.safe_dump(content))
     report = read_report(mixed)
-    assert semi_supervised_tables(report) == []
-    assert "emi-supervised" not in page.render(report, all_tables(report), {})
+    assert semi_supervised_tables(Comparisons(report)) == []
+    assert "emi-supervised" not in page.render(report, all_tables(Comparisons(report)), {})
 
 
 def test_a_study_of_nothing_else_is_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +168,6 @@ def test_a_study_of_nothing_else_is_a_report(tmp_path: Path, monkeypatch: pytest
     spec.write_text(yaml.safe_dump(content))
     build_report(spec)
     report = read_report(spec)
-    assert main_table(report).rows == [] and report.bounds() == []
+    assert main_table(Comparisons(report)).rows == [] and report.bounds() == []
     assert {path.stem for path in Path("reports/demo/figures").glob("*.svg")} == {"losses"}  # of the pretraining
     assert Path("reports/demo/tables/semi_supervised_100.md").is_file()

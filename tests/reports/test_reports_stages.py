@@ -14,16 +14,21 @@ import pytest
 import yaml
 from support.fabricate import CLASSES, IMAGES
 
-from udaseg.reports.compare.comparisons import NOTHING, SAME, Comparisons, declared_notes, difference, estimate_text
+from udaseg.reports.compare.comparisons import NOTHING, SAME, Comparisons
 from udaseg.reports.compare.statistics import Bootstrap, Estimate
+from udaseg.reports.figures.contents import all_figures
 from udaseg.reports.figures.curves import apart
-from udaseg.reports.figures.scores import all_figures
+from udaseg.reports.figures.stages import stage_lines
 from udaseg.reports.figures.style import render
 from udaseg.reports.page import page
-from udaseg.reports.read.run_folders import missing_footnotes, read_report
-from udaseg.reports.read.scores import history_frame
-from udaseg.reports.tables.main import all_tables, cost_table, main_table, run_table
-from udaseg.reports.tables.stages import stage_lines, stage_table
+from udaseg.reports.read.history import history_frame
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.contents import all_tables
+from udaseg.reports.tables.differences import Differences, declared_notes, estimate_text
+from udaseg.reports.tables.main import main_table
+from udaseg.reports.tables.notes import missing_notes
+from udaseg.reports.tables.runs import cost_table, run_table
+from udaseg.reports.tables.stages import stage_table
 
 SHARED = {"adaptsegnet": "main", "cbst": "warmup", "proda": "warmup", "proda_released": "warmup"}
 
@@ -48,7 +53,7 @@ def interval(spec: Path, one: tuple[str, str], other: tuple[str, str]) -> tuple[
     seeds = sorted(set(scores[0]) & set(scores[1]))
     test = Bootstrap(IMAGES, seed=0)
     rows = [
-        test.row(
+        test.draw(
             {
                 entry["seed"]: np.load(Path(entry["evaluation"]) / "counts.npz")["counts"].astype(np.int64)
                 for entry in entries_of(spec)
@@ -63,7 +68,7 @@ def interval(spec: Path, one: tuple[str, str], other: tuple[str, str]) -> tuple[
 
 
 def test_a_stage_is_a_row_in_order(staged: Path) -> None:
-    table = stage_table(read_report(staged))
+    table = stage_table(Comparisons(read_report(staged)))
     assert table is not None
     assert [row[:2] for row in table.rows[:4]] == [["CBST, three rounds", s] for s in ("warmup", *ROUNDS)]
     assert len(table.rows) == len(table.numbers) == 12
@@ -79,7 +84,7 @@ ROUNDS = ("round1", "round2", "round3")
 
 
 def test_every_number_of_the_stage_table_is_that_of_the_run_folders(staged: Path) -> None:
-    table = stage_table(read_report(staged))
+    table = stage_table(Comparisons(read_report(staged)))
     assert table is not None
     numbers = table.numbers.set_index(["method", "stage"])
     base, oracle = miou(staged, "source_only", "main"), miou(staged, "oracle", "main")
@@ -103,7 +108,7 @@ def test_every_number_of_the_stage_table_is_that_of_the_run_folders(staged: Path
 
 
 def test_differences_of_the_main_table_are_paired_by_seed(staged: Path) -> None:
-    table = main_table(read_report(staged))
+    table = main_table(Comparisons(read_report(staged)))
     assert table.header[3:5] == ["Difference to Source only", "Difference to AdaBN"]
     numbers = table.numbers.set_index("method")
     final = {"proda": "stage3", "cbst": "round3", "adaptsegnet": "main"}
@@ -118,13 +123,13 @@ def test_differences_of_the_main_table_are_paired_by_seed(staged: Path) -> None:
 
 
 def test_without_adabn_there_is_one_difference(study: Path) -> None:
-    assert sum(name.startswith("Difference to") for name in main_table(read_report(study)).header) == 1
+    assert sum(name.startswith("Difference to") for name in main_table(Comparisons(read_report(study))).header) == 1
 
 
 def test_a_difference_over_fewer_pairs_says_so(staged: Path) -> None:
     missing = next(e for e in entries_of(staged) if (e["recipe"], e["seed"]) == ("adabn", 1))
     shutil.rmtree(missing["run"])
-    rows = {row[0]: row for row in main_table(read_report(staged)).rows}
+    rows = {row[0]: row for row in main_table(Comparisons(read_report(staged))).rows}
     own, others = miou(staged, "cbst", "round3"), miou(staged, "adabn", "main")
     mean = statistics.mean(own[seed] - others[seed] for seed in (0, 2))
     assert rows["CBST, three rounds"][4] == f"{mean:+.1f} [–] (n = 2 of 3)".replace("-", "−")  # no interval for two
@@ -140,7 +145,7 @@ def test_texts_and_numbers_of_differences() -> None:
     alone = Estimate(-1.0, math.nan, math.nan, math.nan, math.nan, 1, 80, "one seed")
     assert estimate_text(alone, 1) == "−1.0 [–]"
     assert estimate_text(NOTHING, 3) == "–"
-    column = Comparisons("x", [found, None, replace(found, p=0.03), alone])
+    column = Differences("x", [found, None, replace(found, p=0.03), alone])
     assert column.corrected[:1] + column.corrected[2:3] == pytest.approx([0.06, 0.06])  # Holm over the two tests
     assert math.isnan(column.corrected[1]) and math.isnan(column.corrected[3])
     assert column.numbers(0) == {
@@ -160,7 +165,7 @@ def test_runs_without_counts_have_differences_without_intervals(staged: Path) ->
             marker = json.loads((folder / "run.json").read_text())
             del marker["files"]["counts.npz"]
             (folder / "run.json").write_text(json.dumps(marker))
-    table = main_table(read_report(staged))
+    table = main_table(Comparisons(read_report(staged)))
     cbst = table.numbers.set_index("method").loc["cbst"]
     assert cbst["difference_to_source_only_n"] == 3 and not math.isnan(cbst["difference_to_source_only_mean"])
     assert math.isnan(cbst["difference_to_source_only_low"]) and math.isnan(cbst["difference_to_source_only_p"])
@@ -178,9 +183,11 @@ def test_rows_of_equal_weights_are_told_and_not_tested(study: Path) -> None:
             marker = json.loads((other / "run.json").read_text())
             marker["files"][name] = json.loads((one / "run.json").read_text())["files"][name]
             (other / "run.json").write_text(json.dumps(marker))
-    found = difference(read_report(study), "dann", "source_only")
+    report = read_report(study)
+    baseline, difference = report.rows["source_only"].final, Comparisons(report).difference
+    found = difference(report.rows["dann"].final, baseline)
     assert (found.value, found.seeds, found.reason) == (0.0, 3, SAME) and math.isnan(found.p)
-    other_seed = difference(read_report(study), "oracle", "source_only")
+    other_seed = difference(report.rows["oracle"].final, baseline)
     assert not other_seed.reason and not math.isnan(other_seed.p)
 
 
@@ -192,7 +199,7 @@ def test_a_shared_run_counts_once(staged: Path) -> None:
     warmup = next(e["run"] for e in entries_of(staged) if e["stage"] == "warmup")
     run = next(run for run in once if str(run.folder) == warmup)
     assert (run.recipe, run.final) == ("adaptsegnet", True)
-    assert report.places(run) == list(SHARED.items())
+    assert [(row.name, stage) for row, stage in report.places(run)] == list(SHARED.items())
     assert len(run_table(report).rows) == len(once)
     row = next(row for row in run_table(report).rows if row[1] == "main / warmup")
     assert row[0] == "AdaptSegNet / CBST, three rounds / ProDA, stages 1 to 3 / ProDA, stages 1 to 3 (released KD)"
@@ -216,8 +223,8 @@ def test_a_shared_run_that_is_missing_is_named_once(staged: Path) -> None:
     shutil.rmtree(warmup)
     report = read_report(staged)
     uses = " / ".join(f"{recipe}, stage {stage}" for recipe, stage in SHARED.items())
-    assert missing_footnotes(report) == [f"{uses}, seed 2: has not been run ({warmup})."]
-    table = stage_table(report)
+    assert missing_notes(report) == [f"{uses}, seed 2: has not been run ({warmup})."]
+    table = stage_table(Comparisons(report))
     assert table is not None and table.rows[0][2].endswith("(n = 2 of 3)")
     assert table.rows[1][3].endswith("(n = 2 of 3)") and "(n" not in table.rows[1][4]
     assert cost_table(report).numbers.set_index("method").loc["proda", "seconds_n"] == 2
@@ -226,10 +233,10 @@ def test_a_shared_run_that_is_missing_is_named_once(staged: Path) -> None:
 def test_a_panel_of_losses_for_each_training(staged: Path) -> None:
     report = read_report(staged)
     history = history_frame(report)
-    panels = [axes for axes in all_figures(report)["losses"][1].axes if axes.axison]
+    panels = [axes for axes in all_figures(Comparisons(report))["losses"][1].axes if axes.axison]
     titles = [axes.get_title(loc="left").replace("\n", " ") for axes in panels]
     assert titles[:5] == ["Pretraining", "Source only", "AdaBN", "AdaptSegNet", "CBST, three rounds: round1"]
-    trained = history[["label", "stage"]].drop_duplicates()
+    trained = history[["row", "stage"]].drop_duplicates()
     assert len(titles) == len(set(titles)) == len(trained) == 4 + 3 + 1 + 2 + 2 + 1
     legend = panels[4].get_legend()
     assert legend is not None
@@ -244,7 +251,7 @@ def test_terms_that_lie_far_apart_share_a_logarithmic_axis() -> None:
 
 
 def test_the_figure_of_stages_has_a_line_per_recipe(staged: Path) -> None:
-    figure = stage_lines(read_report(staged))
+    figure = stage_lines(Comparisons(read_report(staged)))
     assert figure is not None
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == [
@@ -258,7 +265,7 @@ def test_the_figure_of_stages_has_a_line_per_recipe(staged: Path) -> None:
     drawn = handles[titles.index("CBST, three rounds")].lines[0].get_ydata()
     expected = [statistics.mean(miou(staged, "cbst", stage).values()) for stage in ("warmup", *ROUNDS)]
     assert list(drawn) == pytest.approx(expected)
-    again = stage_lines(read_report(staged))
+    again = stage_lines(Comparisons(read_report(staged)))
     assert again is not None and render(again) == render(figure)
 
 
@@ -269,7 +276,7 @@ def test_a_stage_that_is_not_scored_has_no_place(staged: Path) -> None:
             entry["evaluation"] = None
     staged.write_text(yaml.safe_dump(content))
     report = read_report(staged)
-    table, figure = stage_table(report), stage_lines(report)
+    table, figure = stage_table(Comparisons(report)), stage_lines(Comparisons(report))
     assert table is not None and figure is not None
     assert [row[1] for row in table.rows[: len(ROUNDS)]] == list(ROUNDS)
     assert str(table.rows[0][3]) == str(table.rows[len(ROUNDS)][3])  # no stage before it, as in the next recipe
@@ -278,8 +285,8 @@ def test_a_stage_that_is_not_scored_has_no_place(staged: Path) -> None:
 
 def test_a_study_of_single_stages_has_neither(study: Path) -> None:
     report = read_report(study)
-    assert stage_table(report) is None and stage_lines(report) is None
-    names = [table.name for table in all_tables(report) if not table.name.startswith("published_")]
+    assert stage_table(Comparisons(report)) is None and stage_lines(Comparisons(report)) is None
+    names = [table.name for table in all_tables(Comparisons(report)) if not table.name.startswith("published_")]
     assert names == ["main", "classes", "cost", "runs"]
 
 
@@ -292,5 +299,5 @@ def test_points_of_a_sweep_keep_their_stages_apart(staged: Path) -> None:
     staged.write_text(yaml.safe_dump(content))
     report = read_report(staged)
     for label in ("proda (defaults)", "proda (kd=released)"):
-        assert report.stages(label) == ["warmup", "stage1", "stage2", "stage3"]
-        assert all(len(report.stage_runs(label, stage)) == 3 for stage in report.stages(label))
+        assert list(report.rows[label].stages) == ["warmup", "stage1", "stage2", "stage3"]
+        assert all(len(report.rows[label].stages[stage].runs) == 3 for stage in list(report.rows[label].stages))

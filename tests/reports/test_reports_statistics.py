@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from udaseg.engine.metrics import class_ious
-from udaseg.reports.compare.statistics import DRAWS, Bootstrap, Row, holm, mean_iou
+from udaseg.reports.compare.statistics import DRAWS, Bootstrap, Draws, holm, mean_iou
 
 IMAGES, CLASSES, MEMBERS = 12, 4, (0, 1, 3)
 BOOTSTRAP = Bootstrap(IMAGES, seed=0, draws=400)
@@ -30,11 +30,11 @@ def run_of(seed, seeds=3, **options):
 
 def row_of(scores, images=IMAGES):
     """A row whose seeds have these mIoUs on every draw of images."""
-    return Row("", dict(enumerate(scores)), {number: np.full(400, score) for number, score in enumerate(scores)})
+    return Draws("", dict(enumerate(scores)), {number: np.full(400, score) for number, score in enumerate(scores)})
 
 
 def compared(own, other, bootstrap=BOOTSTRAP, members=MEMBERS):
-    return bootstrap.compare(bootstrap.row(own, members), bootstrap.row(other, members))
+    return bootstrap.compare(bootstrap.draw(own, members), bootstrap.draw(other, members))
 
 
 def close(found, expected):
@@ -65,14 +65,14 @@ class TestAgainstLoops:
     @given(st.integers(0, 1000))
     def test_every_draw_is_the_miou_of_its_images(self, seed):
         bootstrap = Bootstrap(IMAGES, seed=seed, draws=20)
-        row = bootstrap.row({7: invented(seed)}, MEMBERS)
+        row = bootstrap.draw({7: invented(seed)}, MEMBERS)
         assert row.observed == {7: pytest.approx(self.naive(invented(seed), [1] * IMAGES, MEMBERS))}
         expected = [self.naive(invented(seed), times, MEMBERS) for times in bootstrap.times.tolist()]
         np.testing.assert_allclose(row.drawn[7], expected, rtol=1e-12)
 
     def test_the_whole_estimate(self):
         own, other = run_of(1), run_of(2, level=0.5)
-        rows = [BOOTSTRAP.row(run, MEMBERS) for run in (own, other)]
+        rows = [BOOTSTRAP.draw(run, MEMBERS) for run in (own, other)]
         by_seed = [100 * (rows[0].observed[seed] - rows[1].observed[seed]) for seed in range(3)]
         value = sum(by_seed) / 3
         spread = math.sqrt(sum((one - value) ** 2 for one in by_seed) / 2 / 3)
@@ -143,8 +143,8 @@ class TestLimits:
         for _ in range(replications):
             # Differences of seeds from 0, the truth, and what the images that there happen to be add to all of them.
             scores = np.sqrt(3 * share) * random.standard_normal(3) + np.sqrt(1 - share) * random.standard_normal()
-            row = Row("", dict(enumerate(scores)), {seed: score + by_images for seed, score in enumerate(scores)})
-            zero = Row("", dict.fromkeys(range(3), 0.0), dict.fromkeys(range(3), np.zeros(400)))
+            row = Draws("", dict(enumerate(scores)), {seed: score + by_images for seed, score in enumerate(scores)})
+            zero = Draws("", dict.fromkeys(range(3), 0.0), dict.fromkeys(range(3), np.zeros(400)))
             found = bootstrap.compare(row, zero)
             wrong += not found.low <= 0 <= found.high
         assert wrong / replications < 0.05 + 3 * math.sqrt(0.05 * 0.95 / replications)
@@ -213,7 +213,7 @@ class TestInvariants:
         for array in worse.values():
             array[..., 2] += array[..., 1] - array[..., 0]  # as many more false pixels everywhere
         paired = compared(counts, worse)
-        own, other = (BOOTSTRAP.row(run, MEMBERS) for run in (counts, worse))
+        own, other = (BOOTSTRAP.draw(run, MEMBERS) for run in (counts, worse))
         apart = replace(other, drawn={seed: drawn[::-1] for seed, drawn in other.drawn.items()})
         unpaired = BOOTSTRAP.compare(own, apart)
         assert paired.high - paired.low < unpaired.high - unpaired.low
@@ -244,10 +244,10 @@ class TestWithoutInterval:
     def test_a_seed_that_shows_no_class_of_the_set_is_left_out(self):
         counts = run_of(1)
         counts[1][:, 0] = 0
-        assert sorted(BOOTSTRAP.row(counts, [0]).observed) == [0, 2]
+        assert sorted(BOOTSTRAP.draw(counts, [0]).observed) == [0, 2]
 
     def test_what_is_not_measured_alike_is_not_compared(self):
-        own, other = BOOTSTRAP.row(run_of(1), MEMBERS, "mIoU"), BOOTSTRAP.row(run_of(2), MEMBERS, "mIoU_aggregated")
+        own, other = BOOTSTRAP.draw(run_of(1), MEMBERS, "mIoU"), BOOTSTRAP.draw(run_of(2), MEMBERS, "mIoU_aggregated")
         found = BOOTSTRAP.compare(own, other)
         assert found.seeds == 0 and math.isnan(found.value) and found.reason == "The two are not measured alike."
 
@@ -256,18 +256,18 @@ class TestWithoutInterval:
             Bootstrap(1, seed=0)
         for wrong in (invented(0, images=3), invented(0)[..., :2], invented(0)[0]):
             with pytest.raises(ValueError, match=r"counts of seed 5: expected \(12, C, 3\), found"):
-                BOOTSTRAP.row({5: wrong}, MEMBERS)
+                BOOTSTRAP.draw({5: wrong}, MEMBERS)
 
 
 class TestMean:
     def test_a_row_has_an_interval_and_no_test(self):
-        row = BOOTSTRAP.row(run_of(1), MEMBERS)
+        row = BOOTSTRAP.draw(run_of(1), MEMBERS)
         found = BOOTSTRAP.mean(row)
         assert found.low < found.value < found.high and found.value == pytest.approx(100 * row.mean)
         assert math.isnan(found.p) and math.isnan(found.detectable)
 
     def test_of_a_row_without_a_result(self):
-        row = BOOTSTRAP.row({}, MEMBERS)
+        row = BOOTSTRAP.draw({}, MEMBERS)
         assert math.isnan(row.mean) and math.isnan(BOOTSTRAP.mean(row).value)
 
 

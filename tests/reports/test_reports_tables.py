@@ -14,10 +14,14 @@ import yaml
 from support.fabricate import CLASSES, TITLES, fabricate
 
 from udaseg.errors import UserError
-from udaseg.reports.read.run_folders import missing_footnotes, read_report
-from udaseg.reports.read.scores import run_frame
-from udaseg.reports.tables.main import all_tables, class_table, cost_table, main_table, run_table
-from udaseg.reports.tables.table import cell, summarise
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.compare.summaries import summarise
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.contents import all_tables
+from udaseg.reports.tables.main import class_table, main_table
+from udaseg.reports.tables.notes import missing_notes
+from udaseg.reports.tables.runs import cost_table, run_table
+from udaseg.reports.tables.table import cell
 from udaseg.reports.tables.writers import to_csv, to_latex, to_markdown
 
 
@@ -44,7 +48,7 @@ def score(metrics: dict[str, Any], which: str, key: str) -> float:
 
 
 def test_every_number_of_the_main_table_is_that_of_the_run_folders(study: Path) -> None:
-    table = main_table(read_report(study)).numbers.set_index("method")
+    table = main_table(Comparisons(read_report(study))).numbers.set_index("method")
     cost_of = cost_table(read_report(study)).numbers.set_index("method")
     means = {}
     for recipe in ("source_only", "dann", "adaptsegnet_multi", "oracle"):
@@ -86,7 +90,7 @@ def test_every_number_of_the_class_table_is_that_of_the_run_folders(study: Path)
 
 
 def test_cells_show_the_numbers_rounded_to_one_decimal(study: Path) -> None:
-    table = main_table(read_report(study))
+    table = main_table(Comparisons(read_report(study)))
     for row, (_, numbers) in zip(table.rows, table.numbers.iterrows(), strict=True):
         assert row[0] == TITLES[numbers["method"]]
         assert row[2] == f"{numbers['mIoU11_mean']:.1f} ± {numbers['mIoU11_std']:.1f}"
@@ -97,17 +101,17 @@ def test_a_missing_run_is_a_row_without_numbers_and_a_footnote(study: Path) -> N
     folder = Path(next(e["run"] for e in yaml.safe_load(study.read_text())["runs"] if e["recipe"] == "dann"))
     shutil.rmtree(folder)
     report = read_report(study)
-    frame = run_frame(report, report.runs).set_index("run")
+    frame = run_table(report).numbers.set_index("run")
     assert frame.loc[str(folder), "status"] == "missing"
     assert math.isnan(frame.loc[str(folder), "last.mIoU11"])
-    table = main_table(report)
+    table = main_table(Comparisons(report))
     dann = table.rows[1]
     values = [score(metrics, "last", "mIoU11") for metrics in metrics_of(study, "dann").values()]
     assert len(values) == 2
     assert dann[1] == "2"
     assert dann[2] == f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} (n = 2 of 3)"
-    assert [note for note in table.notes if str(folder) in note] == missing_footnotes(report)
-    assert "dann" in missing_footnotes(report)[0] and "seed 0" in missing_footnotes(report)[0]
+    assert [note for note in table.notes if str(folder) in note] == missing_notes(report)
+    assert "dann" in missing_notes(report)[0] and "seed 0" in missing_notes(report)[0]
     # The gap is measured over the seeds that all three have.
     means = {
         recipe: statistics.mean(score(metrics_of(study, recipe)[seed], "last", "mIoU11") for seed in (1, 2))
@@ -128,8 +132,8 @@ def test_an_unfinished_run_gives_no_number(study: Path, damage: str) -> None:
     else:
         (Path(entry["evaluation"]) / "run.json").unlink()
     report = read_report(study)
-    assert len(missing_footnotes(report)) == 1
-    assert "(n = 2 of 3)" in main_table(report).rows[-1][2]
+    assert len(missing_notes(report)) == 1
+    assert "(n = 2 of 3)" in main_table(Comparisons(report)).rows[-1][2]
     expected = "not evaluated" if damage == "not evaluated" else "unfinished"
     assert run_table(report).numbers.set_index("run").loc[entry["run"], "status"] == expected
 
@@ -137,16 +141,16 @@ def test_an_unfinished_run_gives_no_number(study: Path, damage: str) -> None:
 def test_a_report_of_nothing_finished_is_a_report(study: Path) -> None:
     shutil.rmtree("results")
     report = read_report(study)
-    tables = all_tables(report)
+    tables = all_tables(Comparisons(report))
     assert all(row[2] == "–" for row in tables[0].rows)
-    assert len(missing_footnotes(report)) == 12
+    assert len(missing_notes(report)) == 12
     assert any("No gap to close" in note for note in tables[0].notes)
 
 
 def test_one_seed_has_no_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = fabricate(tmp_path, recipes=("source_only", "oracle"), seeds=(4,), iterations=100, pictures=0)
     monkeypatch.chdir(tmp_path)
-    table = main_table(read_report(spec))
+    table = main_table(Comparisons(read_report(spec)))
     for row in table.rows:
         assert re.fullmatch(r"\d+\.\d ± – \(n = 1\)", row[2])
     assert table.numbers["mIoU11_std"].isna().all()
@@ -163,7 +167,7 @@ def test_summary_leaves_out_what_is_not_there() -> None:
 def test_rows_of_different_protocols_are_told_apart(study: Path) -> None:
     entry = next(e for e in yaml.safe_load(study.read_text())["runs"] if e["recipe"] == "dann")
     change_metrics(Path(entry["evaluation"]), lambda metrics: metrics["protocol"].update(flip=True))
-    notes = main_table(read_report(study)).notes
+    notes = main_table(Comparisons(read_report(study))).notes
     assert notes[0].startswith("Not all runs were scored in the same way")
     assert "flip on" in notes[1] + notes[2] and "dann seed 0" in notes[1] + notes[2]
 
@@ -203,8 +207,8 @@ def test_points_of_a_sweep_are_rows_of_their_own(study: Path) -> None:
     content["recipes"].remove("adaptsegnet_multi")
     study.write_text(yaml.safe_dump(content))
     report = read_report(study)
-    assert report.labels() == ["source_only", "dann (defaults)", "dann (domain=0.5)", "oracle"]
-    assert [row[0] for row in main_table(report).rows][1:3] == ["DANN (defaults)", "DANN (domain=0.5)"]
+    assert [row.name for row in report.main] == ["source_only", "dann (defaults)", "dann (domain=0.5)", "oracle"]
+    assert [row[0] for row in main_table(Comparisons(report)).rows][1:3] == ["DANN (defaults)", "DANN (domain=0.5)"]
 
 
 def test_the_pretraining_is_found_and_listed(study: Path) -> None:
@@ -217,7 +221,7 @@ def test_latex_escapes_and_needs_no_package(study: Path) -> None:
     report = read_report(study)
     text = to_latex(class_table(report))
     assert r"traffic\_sign" in text and r"\providecommand{\toprule}{\hline}" in text
-    body = [line for line in to_latex(main_table(report)).splitlines() if line.endswith(r"\\")]
+    body = [line for line in to_latex(main_table(Comparisons(report))).splitlines() if line.endswith(r"\\")]
     assert all(line.count(" & ") == 7 for line in body)
     assert all(re.search(r"(?<!\\)[%_#]", line) is None for line in body)
     assert "±" not in "".join(body) and "–" not in "".join(body)
@@ -225,7 +229,7 @@ def test_latex_escapes_and_needs_no_package(study: Path) -> None:
 
 def test_markdown_is_a_table_with_its_notes(study: Path) -> None:
     report = read_report(study)
-    table = main_table(report)
+    table = main_table(Comparisons(report))
     lines = to_markdown(table).splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert sum(line.startswith("- ") for line in lines) == len(table.notes)
@@ -244,7 +248,7 @@ def test_markdown_is_a_table_with_its_notes(study: Path) -> None:
 
 
 def test_csv_holds_the_unrounded_numbers(study: Path, tmp_path: Path) -> None:
-    table = main_table(read_report(study))
+    table = main_table(Comparisons(read_report(study)))
     path = tmp_path / "main.csv"
     path.write_text(to_csv(table))
     pd.testing.assert_frame_equal(pd.read_csv(path), table.numbers, check_dtype=False, atol=1e-6)

@@ -24,14 +24,16 @@ import pytest
 import yaml
 
 from udaseg.config.schema import Claim
+from udaseg.reports.compare import claims as scorecard
+from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.compare.statistics import Bootstrap
 from udaseg.reports.read import published
-from udaseg.reports.read.report import Report
 from udaseg.reports.read.run_folders import read_report
-from udaseg.reports.tables import claims as scorecard
 from udaseg.reports.tables import writers
+from udaseg.reports.tables.claims import claims_table
+from udaseg.reports.tables.contents import all_tables
 from udaseg.reports.tables.fidelity import fidelity_table
-from udaseg.reports.tables.main import all_tables
+from udaseg.reports.tables.published import published_tables
 from udaseg.reports.tables.sweeps import ablation_tables
 from udaseg.reports.tables.table import Table
 
@@ -138,7 +140,7 @@ class Study:
                 self._bootstraps[images] = Bootstrap(images, seed=0)
             bootstrap = self._bootstraps[images]
             indices = [self.spec["classes"].index(name) for name in members or self.spec["class_sets"][self.headline]]
-            self._drawn[row, members] = bootstrap, bootstrap.row(counts, indices)
+            self._drawn[row, members] = bootstrap, bootstrap.draw(counts, indices)
         found: tuple[Bootstrap, Any] = self._drawn[row, members]
         return found
 
@@ -590,10 +592,10 @@ def holds(wanted: list[tuple[str, float, int]], group: list[float]) -> bool:
     )
 
 
-def write_tables(spec: Path, folder: Path, made: Callable[[Report], Iterable[Table]] = all_tables) -> Study:
+def write_tables(spec: Path, folder: Path, made: Callable[[Comparisons], Iterable[Table]] = all_tables) -> Study:
     """Tables of the report of `spec`, all unless told which, as its verb writes them, in `folder`."""
     folder.mkdir()
-    for table in made(read_report(spec)):
+    for table in made(Comparisons(read_report(spec))):
         (folder / f"{table.name}.csv").write_text(writers.to_csv(table))
         (folder / f"{table.name}.md").write_text(writers.to_markdown(table))
     return study_of(spec)
@@ -627,10 +629,10 @@ def test_so_are_those_of_claims_sweeps_and_published_figures(swept: Path, monkey
     shared = {"claim": "Claim", "paper": "Paper", "where": "Table 1"}
     entries = [Claim.model_validate({"name": f"claim{index}"} | shared | entry) for index, entry in enumerate(CLAIMS)]
 
-    def made(report: Report) -> list[Table]:
-        table = scorecard.claims_table(report, entries)
+    def made(comparisons: Comparisons) -> list[Table]:
+        table = claims_table(comparisons, entries)
         assert table is not None and rare(study_of(swept))
-        return [table, *ablation_tables(report), *published.published_tables(report)]
+        return [table, *ablation_tables(comparisons), *published_tables(comparisons)]
 
     study, tables = write_tables(swept, Path("tables"), made), Path("tables")
     assert len(list(tables.glob("*.csv"))) >= 5
@@ -645,8 +647,8 @@ def test_so_are_those_of_fidelity(swept: Path) -> None:
             entry["point"] = {"main.knobs.pixel": values[entry["recipe"]]}
     swept.write_text(yaml.safe_dump(spec, sort_keys=False))
 
-    def made(report: Report) -> list[Table]:
-        table = fidelity_table(report)
+    def made(comparisons: Comparisons) -> list[Table]:
+        table = fidelity_table(comparisons)
         assert table is not None and table.numbers["effect_n"].sum() == 3
         return [table]
 

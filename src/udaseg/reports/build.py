@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from udaseg.reports.figures import qualitative as pictures
-from udaseg.reports.figures import scores as figures
-from udaseg.reports.figures import translations
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.figures.contents import all_figures
+from udaseg.reports.figures.qualitative import qualitative
 from udaseg.reports.figures.style import render
+from udaseg.reports.figures.translations import contact_sheet
 from udaseg.reports.page import page
 from udaseg.reports.read.report import Report
 from udaseg.reports.read.run_folders import read_report
-from udaseg.reports.tables import main as tables
 from udaseg.reports.tables import writers
+from udaseg.reports.tables.contents import all_tables
 from udaseg.runs.files import write_bytes, write_text
 
 LARGEST_SVG = 300_000  # bytes: a larger drawing is a picture inside the page, too
@@ -34,17 +35,18 @@ def build_report(spec_path: Path, exact: Path | None = None) -> Report:
         UserError: the spec or a finished run's folder cannot be read; missing runs are footnotes, not errors.
     """
     report = read_report(spec_path, measured=exact is None)
+    comparisons = Comparisons(report)
     output = exact or report.output
     written = set()
-    made = tables.all_tables(report)
+    made = all_tables(comparisons)
     for table in made:
         texts = {"csv": writers.to_csv(table), "md": writers.to_markdown(table), "tex": writers.to_latex(table)}
         for kind, text in texts.items():
             path = output / "tables" / f"{table.name}.{kind}"
             write_text(path, text)
             written.add(path)
-    drawn = figures.all_figures(report)
-    photographs = {"translations": translations.contact_sheet(report), "qualitative": pictures.qualitative(report)}
+    drawn = all_figures(comparisons)
+    photographs = {"translations": contact_sheet(report), "qualitative": qualitative(report)}
     drawn |= {name: figure for name, figure in photographs.items() if figure is not None}
     shown = {}
     for name, (caption, figure) in drawn.items():

@@ -14,8 +14,10 @@ import numpy as np
 from PIL import Image
 
 from udaseg.data.datasets.classes import colourise
+from udaseg.reports.read.history import history_points
 from udaseg.reports.read.protocols import protocol_text
-from udaseg.reports.read.run_folders import Report, Run, history_points
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Run
 from udaseg.runs.folder import MARKER, MEASURED
 from udaseg.runs.records import RESULTS
 
@@ -64,7 +66,7 @@ def make_record(report: Report, run: Run) -> Record:
     Folders of runs are no parameters: a comparison would show them as such. They are in tags and in spec.yaml.
     """
     start, end, pace = _times(run)
-    headline = f"last/{report.metric(run.label, report.headline)}"
+    headline = f"last/{report.rows[run.row].headline}"
     scores = sorted(final_metrics(run), key=lambda score: score[0] != headline)  # the interface begins with the first
     metrics = [(name, value, end, step) for name, value, step in scores]
     metrics += [
@@ -158,7 +160,7 @@ def description(report: Report, run: Run) -> str:
     who = f"{title}, stage {run.stage}, seed {run.seed}"
     if not run.metrics:
         return f"{who}; not evaluated."
-    metric = report.metric(run.label, report.headline)
+    metric = report.rows[run.row].headline
     score = run.metrics["scores"]["last"]["sets"][metric]
     value = "undefined" if score is None else f"{100 * score:.1f} %"
     return f"{who}: **{metric} {value}** (last iteration).\n\n{protocol_text(run.metrics['protocol'], report)}."

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from udaseg.reports.read.run_folders import Report, Run
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Run
 from udaseg.reports.tables.sweeps import PREFIX
 from udaseg.runs.spec import ReportSweep, TrainSpec
 from udaseg.tracking.run_record import KEY, TAG, VALUE, Record, is_finished, make_record, written
@@ -29,23 +30,23 @@ def make_records(report: Report) -> tuple[list[Record], list[Family]]:
     families = []
     for sweep in report.sweeps:
         short = short_names(report, sweep.name)
-        runs = [run for label in sweep.points for run in report.final_runs(label)]
-        children = [child_record(report, run, short, not sweep.over) for run in runs if is_finished(run)]
+        runs = [run for row in sweep.points for run in report.rows[row].final.runs]
+        children = [child_record(report, run, sweep, short) for run in runs if is_finished(run)]
         if children:
             families.append(Family(sweep_record(report, sweep, short, children, len(runs)), children))
     return [make_record(report, run) for run in alone if is_finished(run)], families
 
 
-def child_record(report: Report, run: Run, short: Mapping[str, str], named: bool) -> Record:
+def child_record(report: Report, run: Run, sweep: ReportSweep, short: Mapping[str, str]) -> Record:
     """What is sent of a finished run as one of a sweep, such that a comparison of its runs finds what was swept first.
 
     Args:
         report: of the study.
         run: the final one of a point and seed.
+        sweep: of that point. Those of a list of points have names that say more than the values of the parameters.
         short: the swept parameters and their names, in the place of those that they have in all runs.
-        named: whether the points have names that say more than the values of the parameters.
     """
-    record, point = make_record(report, run), report.point_name(run.label)
+    record, point = make_record(report, run), sweep.points[run.row]
     values = {name: value for path, name in short.items() if (value := swept_value(report, run, path)) is not None}
     twice = {"overrides", *(path.removeprefix(f"{run.stage}.") for path in short)}
     params = {name: value for name, value in record.params.items() if name not in twice}
@@ -53,7 +54,7 @@ def child_record(report: Report, run: Run, short: Mapping[str, str], named: bool
     return replace(
         record,
         name=f"{point} seed={run.seed}"[:KEY],
-        params=params | ({"point": point} if named else {}),
+        params=params | ({} if sweep.over else {"point": point}),
         tags=record.tags | {"udaseg.sweep": str(run.sweep), "udaseg.point": point},
     )
 
@@ -108,7 +109,8 @@ def swept_value(report: Report, run: Run, path: str) -> Any:
     stage, *keys = path.split(".")
     if path in run.point or keys[0] == "init":  # of which a spec has folders
         return run.point.get(path)
-    used = next((other for other in report.stage_runs(run.label, stage) if other.seed == run.seed), None)
+    runs = report.rows[run.row].stages[stage].runs if stage in report.rows[run.row].stages else ()
+    used = next((other for other in runs if other.seed == run.seed), None)
     value: Any = used.spec if used else None
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None

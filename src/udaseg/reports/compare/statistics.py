@@ -29,6 +29,7 @@ is seeds (with replacement: 74 %), 99 % where it is the two together. Student's 
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtrit
@@ -37,6 +38,7 @@ LEVEL = 0.05  # of the test; the interval covers the rest
 POWER = 0.8  # with which the smallest detectable difference is found
 DRAWS = 10_000
 SEEDS = 3  # fewest that an interval is given for
+K = TypeVar("K")
 CHUNK = 500  # draws that are summed at once
 DECLARED = (
     f"Test, declared beforehand: paired hierarchical bootstrap over seeds and images ({DRAWS:,} draws of images, the "
@@ -48,7 +50,7 @@ DECLARED = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Draws:
     """The mIoU of each seed of a row: of all images, and of every draw of images (draws,); fractions."""
 
     measured: Hashable  # rows are compared where this is equal: metric, images, labels they had
@@ -91,7 +93,7 @@ class Bootstrap:
         times = generator.multinomial(images, [1 / images] * images, draws)
         self.times = times.astype(np.uint16)  # (draws, images): how often each image is in a draw
 
-    def row(self, counts: Mapping[int, np.ndarray], members: Sequence[int], measured: Hashable = "") -> Row:
+    def draw(self, counts: Mapping[int, np.ndarray], members: Sequence[int], measured: Hashable = "") -> Draws:
         """What the draws make of a row; seeds for whose images no member of the class set is defined are left out.
 
         Args:
@@ -110,7 +112,7 @@ class Bootstrap:
             score = float(mean_iou(chosen.sum(0)))
             if not math.isnan(score):
                 observed[seed], drawn[seed] = score, self._redrawn(chosen)
-        return Row(measured, observed, drawn)
+        return Draws(measured, observed, drawn)
 
     def _redrawn(self, counts: np.ndarray) -> np.ndarray:
         """mIoU of each draw (draws,) from counts (N, M, 3).
@@ -121,13 +123,13 @@ class Bootstrap:
         chunks = (self.times[start : start + CHUNK] for start in range(0, self.draws, CHUNK))
         return np.concatenate([mean_iou((times @ columns).reshape(-1, *counts.shape[1:])) for times in chunks])
 
-    def mean(self, row: Row) -> Estimate:
+    def mean(self, row: Draws) -> Estimate:
         """The row's mean over seeds with its interval; without a test, for there is nothing that it differs from."""
         seeds = list(row.observed)
         estimate = self._estimate([row.observed[seed] for seed in seeds], [row.drawn[seed] for seed in seeds])
         return replace(estimate, p=math.nan, detectable=math.nan)
 
-    def compare(self, own: Row, other: Row) -> Estimate:
+    def compare(self, own: Draws, other: Draws) -> Estimate:
         """`own` − `other` over the seeds that both have; over none where the two are not measured alike."""
         if own.measured != other.measured:
             return replace(self._estimate([], []), reason="The two are not measured alike.")
@@ -163,7 +165,7 @@ class Bootstrap:
         quantiles: np.ndarray = stdtrit(freedom, (order + 0.5) / self.draws)  # of Student's t
         return quantiles
 
-    def best(self, rows: Mapping[str, Row]) -> str | None:
+    def best(self, rows: Mapping[K, Draws]) -> K | None:
         """The one row that may be marked as the best of a table, or None.
 
         It has the highest mean, and is better than every other row in a test that is Holm-corrected over them. That is

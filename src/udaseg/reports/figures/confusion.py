@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from udaseg.reports.compare.comparisons import scores
+from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.figures.style import WIDTH, hide_rest, wrapped
-from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Row
 from udaseg.reports.tables.table import of_planned
 
 PANELS = 8  # more of them are too many to look at
@@ -19,67 +19,63 @@ CAPTION = (
 )
 
 
-def confusion_figure(report: Report) -> tuple[str, Figure] | None:
+def confusion_figure(comparisons: Comparisons) -> tuple[str, Figure] | None:
     """Caption and figure: a panel for each row of the main table; None where no run is scored.
 
     Of more than PANELS rows baseline, oracle and those with the highest mean of the headline are shown, and the caption
     names the others, as it does those without a scored run. A row whose metric is another is shown if there is room.
     """
-    matrices = {label: summed(report, label) for label in report.labels()}
-    found = [label for label, matrix in matrices.items() if matrix.any()]
+    report = comparisons.report
+    matrices = {row: summed(row, len(report.classes)) for row in report.main}
+    found = [row for row, matrix in matrices.items() if matrix.any()]
     if not found:
         return None
-    bounds = [label for label in report.bounds() if label in found]
-    others = sorted((label for label in found if label not in bounds), key=lambda label: _rank(report, label))
+
+    def rank(row: Row) -> tuple[bool, float]:
+        return row.headline != report.headline, -float(comparisons.scores(row.final).mean())
+
+    bounds = [row for row in report.bounds if row in found]
+    others = sorted((row for row in found if row not in bounds), key=rank)
     kept = {*bounds, *others[: PANELS - len(bounds)]}
-    shown = [label for label in found if label in kept]
+    shown = {row: matrices[row] for row in found if row in kept}
     sentences = [CAPTION]
-    blank = np.any([matrices[label].sum(axis=1) == 0 for label in shown], axis=0)
-    if blank.any():
+    if any((matrix.sum(axis=1) == 0).any() for matrix in shown.values()):
         sentences.append("Hatched: no pixel in the ground truth.")
     chosen = f"Of {len(found)} rows those with the highest mean {report.headline}, baseline and oracle; left out"
     for reason, left in ((chosen, set(found) - kept), ("Without a scored run", set(matrices) - set(found))):
         if left:
-            titles = [report.scored_title(label) for label in report.labels() if label in left]
-            sentences.append(f"{reason}: {'; '.join(titles)}.")
-    return " ".join(sentences), _draw(report, {label: matrices[label] for label in shown})
+            sentences.append(f"{reason}: {'; '.join(row.scored_title for row in report.main if row in left)}.")
+    return " ".join(sentences), _draw(report.classes, shown)
 
 
-def summed(report: Report, label: str) -> np.ndarray:
+def summed(row: Row, classes: int) -> np.ndarray:
     """(C, C) int64 pixels, truth by prediction, of the last weights of all scored seeds of a row; 0 without any."""
-    count = len(report.classes)
-    found = [run.metrics["scores"]["last"]["confusion"] for run in report.final_runs(label) if run.metrics]
-    return np.sum([np.zeros((count, count), dtype=np.int64), *map(np.array, found)], axis=0)
+    found = [run.metrics["scores"]["last"]["confusion"] for run in row.final.runs if run.metrics]
+    return np.sum([np.zeros((classes, classes), dtype=np.int64), *map(np.array, found)], axis=0)
 
 
-def _rank(report: Report, label: str) -> tuple[bool, float]:
-    """Rows of the headline's metric first, of those the higher mean."""
-    return report.metric(label, report.headline) != report.headline, -float(scores(report, label).mean())
-
-
-def _draw(report: Report, matrices: dict[str, np.ndarray]) -> Figure:
-    count, columns = len(report.classes), min(COLUMNS, len(matrices))
+def _draw(classes: list[str], matrices: dict[Row, np.ndarray]) -> Figure:
+    count, columns = len(classes), min(COLUMNS, len(matrices))
     side = (WIDTH - MARGIN) / COLUMNS  # of a panel, in inches
     rows = -(-len(matrices) // columns)
     figure = Figure(figsize=(MARGIN + columns * side, rows * (side + 1.15)))
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    names = [name.replace("_", " ") for name in report.classes]
-    for axes, (label, matrix) in zip(panels.flat, matrices.items(), strict=False):
+    names = [name.replace("_", " ") for name in classes]
+    for axes, (row, matrix) in zip(panels.flat, matrices.items(), strict=False):
         shares = percent(matrix)
         mesh = axes.pcolormesh(np.ma.masked_invalid(shares), cmap="magma_r", vmin=0, vmax=100, linewidth=0)
         if (cell := 72 * side / count) >= ROOM:
             _write(axes, shares, min(7.5, 0.47 * cell))
-        for row in np.flatnonzero(np.isnan(shares).all(axis=1)):
-            axes.axhspan(row, row + 1, facecolor="#f2f2f2", edgecolor="#bdbdbd", hatch="/////", linewidth=0)
+        for line in np.flatnonzero(np.isnan(shares).all(axis=1)):
+            axes.axhspan(line, line + 1, facecolor="#f2f2f2", edgecolor="#bdbdbd", hatch="/////", linewidth=0)
         axes.set_xticks(np.arange(count) + 0.5, names, rotation=90, fontsize=7)
         axes.set_yticks(np.arange(count) + 0.5, names, fontsize=7)
         axes.set(xlim=(0, count), ylim=(count, 0), aspect="equal")
         axes.tick_params(length=0, pad=2)
         axes.grid(visible=False)
         axes.spines[["top", "right"]].set_visible(True)
-        runs = report.final_runs(label)
-        seeds = of_planned(sum(bool(run.metrics) for run in runs), len(runs))
-        axes.set_title(wrapped(report.scored_title(label) + seeds, 34), fontsize=8.5)
+        seeds = of_planned(sum(bool(run.metrics) for run in row.final.runs), row.final.planned)
+        axes.set_title(wrapped(row.scored_title + seeds, 34), fontsize=8.5)
     hide_rest(panels, len(matrices))
     bar = figure.colorbar(mesh, ax=panels, fraction=0.04, aspect=35, pad=0.015)
     bar.ax.tick_params(labelsize=7)

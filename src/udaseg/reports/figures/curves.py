@@ -1,5 +1,6 @@
 """The report's curves over the iterations: the monitored score, the loss terms, and what else the methods log."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from udaseg.reports.figures.style import (
     wrapped,
 )
 from udaseg.reports.read.report import Report
-from udaseg.reports.tables.stages import several_stages
+from udaseg.reports.read.rows import Row
 
 APART = 10  # factor between the terms of a panel from which its axis is logarithmic
 
@@ -32,31 +33,31 @@ def monitor(report: Report, history: pd.DataFrame) -> Figure | None:
     the first one that they have.
     """
     points = history[history["kind"] == "monitor"]
-    folders = {label: {str(run.folder) for run in report.final_runs(label)} for label in report.labels()}
+    folders = {row: {str(run.folder) for run in row.final.runs} for row in report.main}
     names = list(points[points["run"].isin(set().union(*folders.values()))]["name"])
     if not names:
         return None
     shown = report.headline if report.headline in names else names[0]
     points = points[points["name"] == shown]
     points = points.assign(value=100 * points["value"])
-    curves = {label: points[points["run"].isin(runs)] for label, runs in folders.items()}
-    curves = {label: own for label, own in curves.items() if not own.empty}
-    anchors = [label for label in (report.baseline, report.oracle) if label in curves]
-    labels = [label for label in curves if label not in anchors] or anchors[:1]
+    curves = {row: points[points["run"].isin(runs)] for row, runs in folders.items()}
+    curves = {row: own for row, own in curves.items() if not own.empty}
+    anchors = [row for row in report.bounds if row in curves]
+    rows = [row for row in curves if row not in anchors] or anchors[:1]
     styles = method_styles(report)
-    figure, grid = panel_grid(len(labels), grid_columns(len(labels), 4), 1.75, share_y=True)
+    figure, grid = panel_grid(len(rows), grid_columns(len(rows), 4), 1.75, share_y=True)
     handles: dict[str, Any] = {}
-    for axes, label in zip(grid.flat, labels, strict=False):
-        for other in labels:
-            if other != label:
+    for axes, row in zip(grid.flat, rows, strict=False):
+        for other in rows:
+            if other is not row:
                 mean = curves[other].groupby("iteration")["value"].mean()
                 axes.plot(mean.index, mean, color="#cfcfcf", linewidth=0.8, zorder=1)
         for anchor in anchors:
-            style = {name: value for name, value in styles[anchor].items() if name != "marker"}
-            handles[report.title(anchor)] = band(axes, curves[anchor], style, anchor)
-        if label not in anchors:
-            band(axes, curves[label], styles[label] | {"linestyle": "-", "marker": "o"}, label)
-        axes.set_title(wrapped(report.title(label), 22), fontsize=8.5)
+            style = {name: value for name, value in styles[anchor.name].items() if name != "marker"}
+            handles[anchor.title] = band(axes, curves[anchor], style, anchor.name)
+        if row not in anchors:
+            band(axes, curves[row], styles[row.name] | {"linestyle": "-", "marker": "o"}, row.name)
+        axes.set_title(wrapped(row.title, 22), fontsize=8.5)
     grid[0, 0].set_xlim(left=0)
     figure.supylabel(f"{shown} (%)", fontsize=9)
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
@@ -67,14 +68,13 @@ def losses(report: Report, history: pd.DataFrame) -> Figure | None:
     """One panel per trained stage, a shared one once: every loss term against the iteration."""
     points = history[history["kind"] == "term"]
     panels = []
-    for label, stage in _stage_order(report, points):
-        own = points[(points["label"] == label) & (points["stage"] == stage)]
+    for title, _, own in _stages(report, points):
         lines = []
         names = sorted(dict.fromkeys(own["name"]), key=lambda name: name != "seg")  # looks the same in every panel
         for index, name in enumerate(names):
             style = {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index // len(COLOURS) % len(LINES)]}
             lines.append((name, own[own["name"] == name], style))
-        panels.append((_stage_title(report, label, stage), lines))
+        panels.append((title, lines))
     return small_multiples(panels, columns=3, legend_columns=3)
 
 
@@ -86,29 +86,26 @@ def diagnostics(report: Report, history: pd.DataFrame) -> Figure | None:
     for name in sorted(set(points["name"])):
         own = points[points["name"] == name]
         lines: list[Line] = []
-        for label, stage in _stage_order(report, own):
-            style = {key: value for key, value in styles.get(label, {"color": "#7a7a7a"}).items() if key != "marker"}
-            if label in several_stages(report):
-                place = report.stages(label).index(stage)
+        for title, (row, stage), stage_points in _stages(report, own):
+            style = {key: value for key, value in styles.get(row.name, {"color": "#7a7a7a"}).items() if key != "marker"}
+            if row in report.staged:
+                place = list(row.stages).index(stage)
                 style |= {"marker": MARKERS[place % len(MARKERS)], "markevery": 0.12}
-            stage_points = own[(own["label"] == label) & (own["stage"] == stage)]
-            lines.append((_stage_title(report, label, stage), stage_points, style))
+            lines.append((title, stage_points, style))
         if lines:  # some are of sweeps alone
             panels.append((name, lines))
     return small_multiples(panels, columns=2, legend_columns=1)
 
 
-def _stage_order(report: Report, points: pd.DataFrame) -> list[tuple[str, str]]:
-    """(label, stage) of every stage that has points: pretraining, then the recipes in the report's order."""
-    present = dict.fromkeys(zip(points["label"], points["stage"], strict=True))
-    first = [(run.label, run.stage) for run in report.pretraining]
-    order = [*first, *((label, stage) for label in report.labels() for stage in report.stages(label))]
-    return [place for place in dict.fromkeys(order) if place in present]
-
-
-def _stage_title(report: Report, label: str, stage: str) -> str:
-    several = label in several_stages(report)
-    return f"{report.title(label)}: {stage}" if several else report.title(label)
+def _stages(report: Report, points: pd.DataFrame) -> Iterator[tuple[str, tuple[Row, str], pd.DataFrame]]:
+    """Title, row and stage, and points of every stage that has any: pretraining, then recipes in the report's order."""
+    groups = dict(list(points.groupby(["row", "stage"])))
+    pretraining = dict.fromkeys(report.rows[run.row] for run in report.pretraining)
+    for row in [*pretraining, *report.main]:
+        for stage in row.stages:
+            if (row.name, stage) in groups:
+                title = f"{row.title}: {stage}" if row in report.staged else row.title
+                yield title, (row, stage), groups[row.name, stage]
 
 
 def small_multiples(panels: list[tuple[str, list[Line]]], columns: int, legend_columns: int) -> Figure | None:

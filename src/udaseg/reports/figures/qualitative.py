@@ -11,7 +11,8 @@ from PIL import Image
 
 from udaseg.data.datasets.classes import colourise, palette
 from udaseg.reports.figures.style import STYLE, hide_rest, wrapped
-from udaseg.reports.read.report import Report, Run
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Row, Run
 
 COLUMNS = 4  # panels in a line; more of them become too small to see a person
 LINES = 12  # of panels in the grid; with more of them fewer images are shown
@@ -32,9 +33,9 @@ def scenes(report: Report, count: int = 3) -> list[Scene]:
     The order is image, ground truth, baseline, the methods, oracle.
     """
     place = {report.baseline: -1, report.oracle: 1}
-    order = sorted(report.labels(), key=lambda label: place.get(label, 0))
-    shown = {label: run for label in order if (run := _first(report, label))}
-    folders = {label: run.evaluated_at / "pictures" for label, run in shown.items() if run.evaluated_at is not None}
+    order = sorted(report.main, key=lambda row: place.get(row.name, 0))
+    shown = {row: run for row in order if (run := _first(row))}
+    folders = {row: run.evaluated_at / "pictures" for row, run in shown.items() if run.evaluated_at is not None}
     if not folders:
         return []
     names = sorted(set.intersection(*({path.stem for path in folder.glob("*.png")} for folder in folders.values())))
@@ -45,8 +46,8 @@ def scenes(report: Report, count: int = 3) -> list[Scene]:
         panels = {"image": _image(prepared / "images" / f"{name}.png")} if _is_file(prepared, "images", name) else {}
         if _is_file(prepared, "native", name):
             panels["ground truth"] = colourise(_labels(prepared / "native" / f"{name}.png"), report.classes)
-        for label, folder in folders.items():
-            panels[report.scored_title(label)] = colourise(_labels(folder / f"{name}.png"), report.classes)
+        for row, folder in folders.items():
+            panels[row.scored_title] = colourise(_labels(folder / f"{name}.png"), report.classes)
         found.append(Scene(name, panels))
     return found
 
@@ -79,12 +80,12 @@ def qualitative(report: Report, count: int = 3) -> tuple[str, Figure] | None:
         patches = [Patch(facecolor=colour, edgecolor="#555555", linewidth=0.4) for colour in colours]
         names = [*(name.replace("_", " ") for name in report.classes), "ignored"]
         figure.legend(patches, names, loc="outside lower center", ncols=6, handlelength=1.2, columnspacing=1.4)
-    shown = [run.seed for label in report.labels() if (run := _first(report, label))]
+    shown = [run.seed for row in report.main if (run := _first(row))]
     seeds = f"seed {shown[0]}" if len(set(shown)) == 1 else "each method's first finished seed"
     caption = (
         f"The first {len(found)} images of the reported split ({', '.join(scene.name for scene in found)}), {seeds}."
     )
-    without = [report.scored_title(label) for label in report.labels() if _first(report, label) is None]
+    without = [row.scored_title for row in report.main if _first(row) is None]
     return caption + (f" Without pictures: {'; '.join(without)}." if without else ""), figure
 
 
@@ -94,9 +95,9 @@ def shrink(pixels: np.ndarray) -> np.ndarray:
     return pixels[::step, ::step]
 
 
-def _first(report: Report, label: str) -> Run | None:
+def _first(row: Row) -> Run | None:
     """The first finished run of a row that kept predictions, which a record of a run has not."""
-    runs = [run for run in report.final_runs(label) if run.status == "finished"]
+    runs = row.final.runs
     return next((run for run in runs if run.evaluated_at and any((run.evaluated_at / "pictures").glob("*.png"))), None)
 
 

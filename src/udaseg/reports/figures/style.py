@@ -67,16 +67,16 @@ def lay_out(figure: Figure) -> None:
 
 
 def method_styles(report: Report) -> dict[str, dict[str, Any]]:
-    """Label → keyword arguments of `Axes.plot`: colour, line style, marker."""
+    """Row name → keyword arguments of `Axes.plot`: colour, line style, marker."""
     styles: dict[str, dict[str, Any]] = {}
     fixed = {report.baseline: "#7a7a7a", report.oracle: "#000000"}
     index = 0
-    for label in report.labels():
-        if label in fixed:
-            styles[label] = {"color": fixed[label], "linestyle": "-", "marker": "o"}
+    for row in report.main:
+        if row.name in fixed:
+            styles[row.name] = {"color": fixed[row.name], "linestyle": "-", "marker": "o"}
             continue
         turn = index // len(COLOURS)
-        styles[label] = {
+        styles[row.name] = {
             "color": COLOURS[index % len(COLOURS)],
             "linestyle": LINES[turn % len(LINES)],
             "marker": MARKERS[turn % len(MARKERS)],

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from udaseg.reports.compare.comparisons import row, scores
+from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.figures.style import COLOURS, STYLE, WIDTH, wrapped
-from udaseg.reports.read.report import Report
-from udaseg.reports.tables.sweeps import PREFIX, Point, scored_name, summary_of, sweep_points, value_text
+from udaseg.reports.tables.sweeps import PREFIX, Point, summary_of, sweep_points, value_text
 from udaseg.reports.tables.table import cell, of_planned
 from udaseg.runs.spec import ReportSweep
 
@@ -23,31 +22,31 @@ POINTS, UNCHANGED, BASELINE, REMARK = COLOURS[0], COLOURS[1], "#7a7a7a", "#59595
 THE_UNCHANGED = "the unchanged recipe"
 
 
-def ablation_figures(report: Report) -> dict[str, tuple[str, Figure]]:
+def ablation_figures(comparisons: Comparisons) -> dict[str, tuple[str, Figure]]:
     """Name → (caption, figure) for each sweep of which some run has a number, in the study's order."""
     figures = {}
     with matplotlib.rc_context(STYLE):
-        for sweep in report.sweeps:
-            points = sweep_points(report, sweep)
-            if any(len(_values(report, point)) for point in points):
-                figures[PREFIX + sweep.name] = _drawn(report, sweep, points)
+        for sweep in comparisons.report.sweeps:
+            points = sweep_points(comparisons.report, sweep)
+            if any(len(_values(comparisons, point)) for point in points):
+                figures[PREFIX + sweep.name] = _drawn(comparisons, sweep, points)
     return figures
 
 
-def _drawn(report: Report, sweep: ReportSweep, points: list[Point]) -> tuple[str, Figure]:
+def _drawn(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> tuple[str, Figure]:
     """Caption and figure of a sweep that has numbers."""
-    what = f"{sweep.title}: {report.headline} on the reported split, last iteration"
+    what = f"{sweep.title}: {comparisons.report.headline} on the reported split, last iteration"
     placed = not any(math.isnan(position(value)) for values in sweep.over.values() for value in values)
     if placed and len(sweep.over) == 2:
         caption = f"{what}; mean ± sample standard deviation over seeds. Hatched: no result."
-        return caption, heat_map(report, sweep, points)
+        return caption, heat_map(comparisons, sweep, points)
     if placed and len(sweep.over) == 1:
-        return f"{what}; each seed (small), the mean, and the range over seeds.", curve(report, sweep, points)
+        return f"{what}; each seed (small), the mean, and the range over seeds.", curve(comparisons, sweep, points)
     caption = (
         f"{what}; each seed (small), the mean (large) and, with three seeds or more, its 95 % interval. Whether two "
         "points differ is told by the table, which compares them seed by seed and image by image."
     )
-    return caption, dots(report, sweep, points)
+    return caption, dots(comparisons, sweep, points)
 
 
 def position(value: Any) -> float:
@@ -65,20 +64,20 @@ def axis_name(parameter: str, values: list[Any]) -> str:
     return f"{words} (stage {stage}{unit})"
 
 
-def heat_map(report: Report, sweep: ReportSweep, points: list[Point]) -> Figure:
+def heat_map(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> Figure:
     """The mean over seeds by the sweep's two parameters: the first one upwards, the second one to the right."""
     (upwards, up), (across, right) = ((name, sorted(values, key=position)) for name, values in sweep.over.items())
     means = np.full((len(up), len(right)), np.nan)
     places = [(up.index(point.values[upwards]), right.index(point.values[across])) for point in points]
     for place, point in zip(places, points, strict=True):
-        means[place] = summary_of(report, point).mean
+        means[place] = summary_of(comparisons, point).mean
     figure = Figure(figsize=(WIDTH, 1.4 + 0.68 * len(up)))
     axes = figure.add_subplot()
     low, high = _at_least(float(np.nanmin(means)), float(np.nanmax(means)))
     image = axes.imshow(np.ma.masked_invalid(means), cmap=MAP, vmin=low, vmax=high, origin="lower", aspect="auto")
     for place, point in zip(places, points, strict=True):
         j, i = place
-        summary = summary_of(report, point)
+        summary = summary_of(comparisons, point)
         if summary.n:
             style: dict[str, Any] = {"color": _readable(matplotlib.colormaps[MAP]((summary.mean - low) / (high - low)))}
             text = cell(summary, spread=summary.n > 1, always_n=True).replace(" ± ", "\n± ").replace(" (", "\n(")
@@ -87,7 +86,7 @@ def heat_map(report: Report, sweep: ReportSweep, points: list[Point]) -> Figure:
             style = {"color": REMARK, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 2}}
             text = _remark(point)
         axes.annotate(text, (i, j), ha="center", va="center", **style)
-        if point.label is not None and point.label == sweep.reference:
+        if point.row is not None and point.row.name == sweep.reference:
             axes.add_patch(_cell(i, j, fill=False, edgecolor=UNCHANGED, linewidth=3, clip_on=False, zorder=3))
             outline = Patch(fill=False, edgecolor=UNCHANGED, linewidth=2, label=THE_UNCHANGED)
             figure.legend(handles=[outline], loc="outside upper right")
@@ -98,16 +97,16 @@ def heat_map(report: Report, sweep: ReportSweep, points: list[Point]) -> Figure:
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label=f"{_metric(report, points)} (%)", pad=0.02)
+    figure.colorbar(image, ax=axes, label=f"{_metric(points)} (%)", pad=0.02)
     return figure
 
 
-def curve(report: Report, sweep: ReportSweep, points: list[Point]) -> Figure:
+def curve(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> Figure:
     """The seeds by the sweep's one parameter, and their mean as a line, which is broken where there is no result."""
     ((parameter, values),) = sweep.over.items()
     points = sorted(points, key=lambda point: position(point.values[parameter]))
     places = np.array([position(point.values[parameter]) for point in points])
-    found = [_values(report, point) for point in points]
+    found = [_values(comparisons, point) for point in points]
     mean, low, high = (
         np.array([getattr(own, how)() if len(own) else math.nan for own in found]) for how in ("mean", "min", "max")
     )
@@ -118,12 +117,12 @@ def curve(report: Report, sweep: ReportSweep, points: list[Point]) -> Figure:
         if len(own):
             _seeds(axes, np.full(len(own), place), own, POINTS)
             style: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(_mean_text(report, point), (place, own.max()), **style)
+            axes.annotate(_mean_text(comparisons, point), (place, own.max()), **style)
         else:
             where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 8}
             axes.annotate(_remark(point), (place, 0.03), color=REMARK, **where)
     axes.plot(places, mean, color=POINTS, linewidth=1.4, marker="o", markersize=7)
-    _against(figure, axes, report, sweep, points)
+    _against(figure, axes, comparisons, sweep, points)
     positive = places[places > 0]
     if len(positive) and places.min() >= 0 and positive.max() >= 10 * positive.min():
         scale: dict[str, Any] = (
@@ -135,42 +134,42 @@ def curve(report: Report, sweep: ReportSweep, points: list[Point]) -> Figure:
     axes.margins(x=0.07, y=0.14)
     axes.set_ylim(_at_least(*axes.get_ylim()))
     axes.set_xlabel(axis_name(parameter, values))
-    axes.set_ylabel(f"{_metric(report, points)} (%)")
+    axes.set_ylabel(f"{_metric(points)} (%)")
     return figure
 
 
-def dots(report: Report, sweep: ReportSweep, points: list[Point]) -> Figure:
+def dots(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> Figure:
     """A line for each point: its seeds small, their mean large with its interval."""
-    names = [wrapped(scored_name(report, point), 34) for point in points]
+    names = [wrapped(point.scored_name, 34) for point in points]
     heights = [0.16 + 0.17 * len(name.splitlines()) for name in names]  # inches
     edges = np.concatenate([[0.0], np.cumsum(heights)])
     middles = (edges[:-1] + edges[1:]) / 2
     figure = Figure(figsize=(WIDTH, 1.0 + edges[-1]))
     axes = figure.add_subplot()
     for point, down in zip(points, middles, strict=True):
-        values = _values(report, point)
+        values = _values(comparisons, point)
         beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
         beside["annotation_clip"] = False
         if not len(values):
             axes.annotate(_remark(point), (1.01, down), color=REMARK, **beside)
             continue
-        colour = UNCHANGED if point.label == sweep.reference else POINTS
-        axes.hlines(down, *_interval(report, point), color=colour, linewidth=1.6, alpha=0.6)
+        colour = UNCHANGED if point.row and point.row.name == sweep.reference else POINTS
+        axes.hlines(down, *_interval(comparisons, point), color=colour, linewidth=1.6, alpha=0.6)
         _seeds(axes, values, np.full(len(values), down), colour)
         axes.plot([values.mean()], [down], "o", color=colour, markersize=8)
-        axes.annotate(_mean_text(report, point), (1.01, down), **beside)
-    _against(figure, axes, report, sweep, points, upright=True)
+        axes.annotate(_mean_text(comparisons, point), (1.01, down), **beside)
+    _against(figure, axes, comparisons, sweep, points, upright=True)
     axes.set_yticks(middles, names)
     axes.set_ylim(edges[-1], 0)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.05)
     axes.set_xlim(_at_least(*axes.get_xlim()))
-    axes.set_xlabel(f"{_metric(report, points)} (%)")
+    axes.set_xlabel(f"{_metric(points)} (%)")
     return figure
 
 
 def _against(
-    figure: Figure, axes: Axes, report: Report, sweep: ReportSweep, points: list[Point], upright: bool = False
+    figure: Figure, axes: Axes, comparisons: Comparisons, sweep: ReportSweep, points: list[Point], upright: bool = False
 ) -> None:
     """Draw what the points are seen against, as lines across, with the legend of it.
 
@@ -178,16 +177,18 @@ def _against(
     would press them together.
     """
     draw = axes.axvline if upright else axes.axhline
-    own = np.concatenate([_values(report, point) for point in points])
+    own = np.concatenate([_values(comparisons, point) for point in points])
     handles = []
-    reference = scores(report, sweep.reference) if sweep.reference is not None else own[:0]
+    report = comparisons.report
+    reference = comparisons.scores(report.rows[sweep.reference].final) if sweep.reference is not None else own[:0]
     if len(reference):
         style: dict[str, Any] = {"color": UNCHANGED, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
         handles.append(draw(reference.mean(), label=THE_UNCHANGED, **style))
-    baseline = scores(report, report.baseline)
-    alike = baseline.name in {scores(report, point.label).name for point in points if point.label is not None}
-    if len(baseline) and alike:
-        mean, name = baseline.mean(), report.title(report.baseline)
+    baseline = report.rows[report.baseline]
+    scores = comparisons.scores(baseline.final)
+    alike = baseline.final.measured in {point.row.final.measured for point in points if point.row is not None}
+    if len(scores) and alike:
+        mean, name = scores.mean(), baseline.title
         reach = max(own.max() - own.min(), SMALLEST_RANGE)
         if own.min() - reach <= mean <= own.max() + reach:
             handles.append(draw(mean, color=BASELINE, linewidth=1.2, label=name, zorder=1))
@@ -205,33 +206,30 @@ def _at_least(low: float, high: float) -> tuple[float, float]:
     return low - more, high + more
 
 
-def _values(report: Report, point: Point) -> np.ndarray:
+def _values(comparisons: Comparisons, point: Point) -> np.ndarray:
     """The scores of a point's seeds in percent."""
-    return np.array([]) if point.label is None else scores(report, point.label).to_numpy()
+    return np.array([]) if point.row is None else comparisons.scores(point.row.final).to_numpy()
 
 
-def _mean_text(report: Report, point: Point) -> str:
+def _mean_text(comparisons: Comparisons, point: Point) -> str:
     """The mean of a point, and how many seeds it rests on where some are missing."""
-    summary = summary_of(report, point)
+    summary = summary_of(comparisons, point)
     return f"{summary.mean:.1f}{of_planned(summary.n, summary.planned)}"
 
 
-def _interval(report: Report, point: Point) -> tuple[float, float]:
+def _interval(comparisons: Comparisons, point: Point) -> tuple[float, float]:
     """Ends of the 95 % interval of a point's mean in percent; NaN where there is none."""
-    found = None if point.label is None else row(report, point.label)
-    if found is None or report.bootstrap is None:
-        return math.nan, math.nan
-    estimate = report.bootstrap.mean(found)
-    return estimate.low, estimate.high
+    estimate = None if point.row is None else comparisons.interval(point.row.final)
+    return (math.nan, math.nan) if estimate is None else (estimate.low, estimate.high)
 
 
 def _remark(point: Point) -> str:
-    return "skipped" if point.label is None else "no result"
+    return "skipped" if point.row is None else "no result"
 
 
-def _metric(report: Report, points: list[Point]) -> str:
+def _metric(points: list[Point]) -> str:
     """What the axis of the scores is named."""
-    return next(report.metric(point.label, report.headline) for point in points if point.label is not None)
+    return next(point.row.headline for point in points if point.row is not None)
 
 
 def _seeds(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:

@@ -52,7 +52,7 @@ def _title(report: Report, found: list[tuple[str, Path]], index: int) -> str:
     if [other for other, _ in found].count(name) == 1:
         return TITLES[name]
     spec = read_yaml(folder / "spec.yaml")
-    recipes = dict.fromkeys(run.label for run in report.runs if str(run.folder) == spec["run"])
+    recipes = dict.fromkeys(run.row for run in report.runs if str(run.folder) == spec["run"])
     return f"{TITLES[name]}, {' / '.join(recipes) or spec['knobs'].get('fourier_share', folder.name)}"
 
 

@@ -12,7 +12,8 @@ import jinja2
 from udaseg.reports.page.pictures import comparisons, legend
 from udaseg.reports.page.sections import VERDICTS, grid, repeated_notes, sections
 from udaseg.reports.read.protocols import protocol_notes
-from udaseg.reports.read.report import Report, Run
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Run
 from udaseg.reports.tables.table import DASH, NAMED, Table, listed
 from udaseg.runs.files import read_json
 
@@ -155,7 +156,7 @@ def machine_facts(run: Run) -> dict[str, str]:
 def run_facts(report: Report, run: Run, shared: dict[str, str]) -> dict[str, Any]:
     """What it takes to make a run again and to tell whether it is the same: commands, versions, fingerprints."""
     places = report.places(run)
-    titles = list(dict.fromkeys(report.scored_title(label) for label, _ in places))
+    titles = list(dict.fromkeys(row.scored_title for row, _ in places))
     facts = {"Part of": " / ".join(titles)} if len(titles) > NAMED else {}
     facts |= {
         "Folder": str(run.folder),

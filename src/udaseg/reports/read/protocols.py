@@ -5,28 +5,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Row
 
 
-def protocol_notes(report: Report, labels: Sequence[str] | None = None) -> list[str]:
-    """One sentence per protocol of the rows `labels` (None: of all), which is why they can, or cannot, be compared."""
+def protocol_notes(report: Report, rows: Sequence[Row] | None = None) -> list[str]:
+    """One sentence per protocol of `rows` (None: of all), which is why they can, or cannot, be compared."""
+    names = None if rows is None else {row.name for row in rows}
     groups: dict[str, list[tuple[str, int]]] = {}
     for run in report.runs:
-        if run.status == "finished" and run.final and (labels is None or run.label in labels):
-            groups.setdefault(json.dumps(run.metrics["protocol"], sort_keys=True), []).append((run.label, run.seed))
+        if run.status == "finished" and run.final and (names is None or run.row in names):
+            groups.setdefault(json.dumps(run.metrics["protocol"], sort_keys=True), []).append((run.row, run.seed))
     texts = [protocol_text(json.loads(key), report) for key in groups]
     if len(texts) > 1:
         used = [_named(places, list(groups.values())) for places in groups.values()]
-        members = [f"{text} – used by {names}." for text, names in zip(texts, used, strict=True)]
+        members = [f"{text} – used by {who}." for text, who in zip(texts, used, strict=True)]
         return ["Not all runs were scored in the same way; compare only rows of one protocol.", *members]
     return [f"{text}." for text in texts]
 
 
 def _named(places: list[tuple[str, int]], groups: list[list[tuple[str, int]]]) -> str:
     """The rows of a group; with the seed where another group has the row, too."""
-    labels = [label for group in groups for label in {label for label, _ in group}]
-    return ", ".join(
-        dict.fromkeys(f"{label} seed {seed}" if labels.count(label) > 1 else label for label, seed in places)
-    )
+    rows = [row for group in groups for row in {row for row, _ in group}]
+    return ", ".join(dict.fromkeys(f"{row} seed {seed}" if rows.count(row) > 1 else row for row, seed in places))
 
 
 def protocol_text(protocol: dict[str, Any], report: Report) -> str:

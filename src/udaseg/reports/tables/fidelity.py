@@ -4,15 +4,16 @@ The fields are listed here, not read from the methods: reports load no torch. A 
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from udaseg.reports.compare.comparisons import Comparisons, declared_notes, difference
-from udaseg.reports.read.report import Report, Run
-from udaseg.reports.read.run_folders import missing_footnotes
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Row, Run
+from udaseg.reports.tables.differences import Differences, declared_notes
+from udaseg.reports.tables.notes import missing_notes
 from udaseg.reports.tables.table import DASH, Table
 
 VALUES = ("paper", "released")
@@ -86,42 +87,44 @@ FIELDS = [
 class Pair:
     """Two rows that differ in one field alone."""
 
-    paper: str
-    released: str
+    paper: Row
+    released: Row
 
 
-def fidelity_table(report: Report) -> Table | None:
+def fidelity_table(comparisons: Comparisons) -> Table | None:
     """Every field × default, what each value does, and released − paper by the final stages of rows that differ in it.
 
     A field that several pairs of rows differ in has a line for each. None where no rows of the study differ so.
     """
+    report = comparisons.report
     found = _pairs(report)
     if not found:
         return None
     lines: list[tuple[Fidelity, Pair | None]] = []
     for field in FIELDS:
         lines += [(field, pair) for pair in found[field]] if field in found else [(field, None)]
-    column = Comparisons(
-        "effect", [None if pair is None else difference(report, pair.released, pair.paper) for _, pair in lines]
-    )
+    effects = [
+        None if pair is None else comparisons.difference(pair.released.final, pair.paper.final) for _, pair in lines
+    ]
+    column = Differences("effect", effects)
     rows, numbers = [], []
     for index, (field, pair) in enumerate(lines):
-        planned = 0 if pair is None else len(report.final_runs(pair.released))
-        place = DASH if pair is None else _place(report, pair.released)
+        planned = 0 if pair is None else pair.released.final.planned
+        place = DASH if pair is None else _place(pair.released)
         rows.append(
             [field.owner, field.name, field.default, field.paper, field.released, column.text(index, planned), place]
         )
         record: dict[str, Any] = {"of": field.owner, "field": field.name, "default": field.default}
-        record |= {"released": pair and pair.released, "paper": pair and pair.paper}
+        record |= {"released": pair and pair.released.name, "paper": pair and pair.paper.name}
         numbers.append(record | column.numbers(index))
     header = ["Of", "Field", "Default", "Paper", "Released code", "Released − paper", "Measured with"]
     title = f"{report.study}: where paper and released code differ, and what it does to {report.headline}"
-    labels = {label for pairs in found.values() for pair in pairs for label in (pair.released, pair.paper)}
+    measured = [row for pairs in found.values() for pair in pairs for row in (pair.released, pair.paper)]
     notes = [
         *declared_notes([column]),
         "Measured with: recipe and last stage of two rows that differ in this field alone, by the score of that stage. "
         f"{DASH}: this study has no such rows.",
-        *missing_footnotes(report, labels),
+        *missing_notes(report, measured),
     ]
     return Table("fidelity", title, header, rows, pd.DataFrame(numbers), notes, grouped=True)
 
@@ -135,16 +138,16 @@ def _pairs(report: Report) -> dict[Fidelity, list[Pair]]:
     groups: dict[tuple[str, tuple[str, ...]], dict[str, Run]] = {}
     for run in report.runs:
         if run.final:
-            groups.setdefault((run.base, tuple(report.stages(run.label))), {}).setdefault(run.label, run)
+            groups.setdefault((run.base, tuple(report.rows[run.row].stages)), {}).setdefault(run.row, run)
     found: dict[Fidelity, dict[Any, Pair]] = {}
     for one, other in (both for rows in groups.values() for both in itertools.combinations(rows.values(), 2)):
         parameter = _only_difference(one.point, other.point)
         field = known.get(_owner(report, one, parameter)) if parameter else None
         if field is None or parameter is None:
             continue
-        values = {_value(report, run, parameter, field.default): run.label for run in (one, other)}
+        values = {_value(report, run, parameter, field.default): report.rows[run.row] for run in (one, other)}
         if set(values) == set(VALUES):
-            runs = tuple(tuple(run.folder for run in report.final_runs(values[value])) for value in VALUES)
+            runs = tuple(tuple(run.folder for run in values[value].final.runs) for value in VALUES)
             found.setdefault(field, {}).setdefault(runs, Pair(values["paper"], values["released"]))
     return {field: list(pairs.values()) for field, pairs in found.items()}
 
@@ -177,11 +180,12 @@ def _value(report: Report, run: Run, parameter: str, default: str) -> str:
     return default
 
 
-def _of_stage(report: Report, run: Run, parameter: str) -> Iterator[Run]:
-    """The runs of the row that `run` is of, in the stage that a parameter is of."""
-    return iter(report.stage_runs(run.label, parameter.partition(".")[0]))
+def _of_stage(report: Report, run: Run, parameter: str) -> tuple[Run, ...]:
+    """The runs of the row that `run` is part of, in the stage that a parameter is of."""
+    stage = report.rows[run.row].stages.get(parameter.partition(".")[0])
+    return () if stage is None else stage.runs
 
 
-def _place(report: Report, label: str) -> str:
-    run = report.final_runs(label)[0]
+def _place(row: Row) -> str:
+    run = row.final.runs[0]
     return f"{run.base}, {run.stage}"

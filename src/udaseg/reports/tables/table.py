@@ -7,22 +7,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from udaseg.reports.compare.summaries import Summary
+
 DASH = "–"
 NAMED = 4  # places of a run that several recipes share that are named
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean and sample standard deviation (ddof = 1) over the `n` seeds that have a value, of `planned`."""
-
-    mean: float
-    std: float  # NaN for n < 2
-    n: int
-    planned: int
-
-    def numbers(self, name: str) -> dict[str, float]:
-        """The columns of a table's numbers that hold it."""
-        return {f"{name}_mean": self.mean, f"{name}_std": self.std, f"{name}_n": self.n}
 
 
 @dataclass(frozen=True)
@@ -43,12 +31,6 @@ class Table:
         if not self.grouped:
             return [self.rows]
         return [list(rows) for _, rows in itertools.groupby(self.rows, key=lambda row: row[0])]
-
-
-def summarise(values: Iterable[float], planned: int) -> Summary:
-    """Mean and spread of the values that are not NaN."""
-    present = pd.Series([value for value in values if not math.isnan(value)], dtype=float)
-    return Summary(float(present.mean()), float(present.std(ddof=1)), len(present), planned)
 
 
 def cell(summary: Summary, digits: int = 1, spread: bool = True, always_n: bool = False) -> str:
@@ -83,3 +65,8 @@ def plain(value: float, digits: int = 1) -> str:
 def signed(value: float) -> str:
     """A number with its sign and one decimal, or a dash for NaN."""
     return DASH if math.isnan(value) else f"{value:+.1f}".replace("-", "−")
+
+
+def gap_text(gap: float, n: int, planned: int) -> str:
+    """`42 %`, or a dash."""
+    return DASH if math.isnan(gap) else f"{100 * gap:.0f} %" + of_planned(n, planned)
