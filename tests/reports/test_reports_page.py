@@ -17,10 +17,10 @@ from PIL import Image
 
 from udaseg.data.datasets.classes import colourise
 from udaseg.reports.compare.comparisons import Comparisons
-from udaseg.reports.figures.qualitative import scenes
+from udaseg.reports.figures.qualitative import class_colours, scenes
 from udaseg.reports.page import page
 from udaseg.reports.page.page import Picture, render
-from udaseg.reports.page.pictures import LARGEST, comparisons, legend, png
+from udaseg.reports.page.pictures import LARGEST, compared_images, png
 from udaseg.reports.page.sections import aside, grid, sections
 from udaseg.reports.read.run_folders import read_report
 from udaseg.reports.tables.contents import all_tables
@@ -214,7 +214,7 @@ def test_what_all_runs_share_is_said_once(study: Path) -> None:
 
 def test_comparisons_show_the_labels_of_the_run_folders(study: Path) -> None:
     report = read_report(study)
-    found = comparisons(report)
+    found = compared_images(report)
     assert [comparison.name for comparison in found] == ["target_000", "target_001", "target_002"]
     assert [panel.title for panel in found[0].panels][:3] == ["image", "ground truth", "Source only"]
     assert [panel.predicted for panel in found[0].panels] == [False, False, True, True, True, True]
@@ -240,12 +240,12 @@ def test_without_pictures_there_is_no_comparison(study: Path) -> None:
     for folder in Path("results").rglob("pictures"):
         shutil.rmtree(folder)
     report = read_report(study)
-    assert scenes(report) == [] and comparisons(report) == []
+    assert scenes(report) == [] and compared_images(report) == []
     structure = Structure(render(report, all_tables(Comparisons(report)), {}))
     assert "pictures" not in structure.ids() and "compare" not in structure.ids()
 
 
 def test_the_legend_names_every_class_and_what_is_ignored(study: Path) -> None:
-    names, colours = zip(*legend(read_report(study)), strict=True)
+    names, colours = zip(*class_colours(read_report(study).classes).items(), strict=True)
     assert names[:2] == ("road", "sidewalk") and "traffic sign" in names and names[-1] == "ignored"
     assert len(set(colours)) == len(colours) and all(re.fullmatch(r"#[0-9a-f]{6}", colour) for colour in colours)

@@ -104,7 +104,8 @@ def find(comparisons: Comparisons, claim: Claim) -> Finding:
     if unknown:
         return Finding(claim, lack=f"needs the classes {', '.join(unknown)}, which this study does not have")
     compared = [(places[own], places[other]) for own, other in compared_rows(claim)]
-    estimates = [comparisons.difference(own.stage, other.stage, members) for own, other in compared]
+    classes = None if members is None else tuple(members)
+    estimates = [comparisons.difference(own.stage, other.stage, classes) for own, other in compared]
     return Finding(claim, compared, estimates)
 
 

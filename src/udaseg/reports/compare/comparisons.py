@@ -4,7 +4,7 @@ What is declared of the test, and why it is what it is, stands in `statistics`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 
@@ -23,28 +23,21 @@ SAME = (
 )
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, 0, 0)
 
-Members = Sequence[str] | None  # classes whose mean IoU is compared; None: those of the headline
+Members = tuple[str, ...] | None  # classes whose mean IoU is compared; None: those of the headline
 
 
 class Comparisons:
-    """All estimates and tests of a report; scores and draws are computed once and kept."""
+    """All estimates and tests of a report; the draws of each stage are computed once and kept."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self._scores: dict[tuple[Stage, Members], pd.Series] = {}
         self._draws: dict[tuple[Stage, Members], Draws | None] = {}
 
     def scores(self, stage: Stage, members: Members = None) -> pd.Series:
         """Seed → mIoU of a stage in percent (last iteration); no NaN. Classes that are undefined are left out of it."""
-        key = (stage, None if members is None else tuple(members))
-        if key not in self._scores:
-            if members is None:
-                found = self.report.percent(stage, "set", self.report.headline)
-            else:
-                ious = [self.report.percent(stage, "class", name) for name in members]
-                found = pd.concat(ious, axis=1).mean(axis=1)
-            self._scores[key] = found.dropna()
-        return self._scores[key]
+        if members is None:
+            return self.report.percent(stage, "set", self.report.headline).dropna()
+        return pd.concat([self.report.percent(stage, "class", name) for name in members], axis=1).mean(axis=1).dropna()
 
     def summary(self, stage: Stage) -> Summary:
         """Mean and spread of a stage's headline over its seeds."""
@@ -59,7 +52,7 @@ class Comparisons:
 
     def draws(self, stage: Stage, members: Members = None) -> Draws | None:
         """The scores in every draw of images; None where some run with a score does not tell of its images."""
-        key = (stage, None if members is None else tuple(members))
+        key = (stage, members)
         if self.bootstrap is not None and key not in self._draws:
             seeds, images = self.scores(stage, members).index, self.bootstrap.images
             counts = {run.seed: run.counts() for run in stage.runs if run.seed in seeds}

@@ -23,7 +23,7 @@ CAPTION = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """A row of the main table in the figure."""
 
@@ -52,7 +52,7 @@ def cost_figure(comparisons: Comparisons) -> tuple[str, Figure] | None:
         )
     else:
         sentences.append(f"Made on different devices ({', '.join(devices)}): the times cannot be compared.")
-    if not all(_is_comparable(report, point) for point in points):
+    if any(point.row.headline != report.headline for point in points):
         sentences.append("Hollow: scored by another metric, not comparable.")
     left = [point.name for point in found if not len(point.scores)]
     if left:
@@ -69,11 +69,6 @@ def _point(comparisons: Comparisons, row: Row) -> Point:
     return Point(row, name, pd.Series({seed: hours[seed] for seed in seeds}, dtype=float), scores.loc[seeds])
 
 
-def _is_comparable(report: Report, point: Point) -> bool:
-    """Whether its score is of the headline's metric."""
-    return point.row.headline == report.headline
-
-
 def front(points: list[Point]) -> list[tuple[float, float]]:
     """(hours, score) of the means than which no other one has more in as little time, by rising hours."""
     best: list[tuple[float, float]] = []
@@ -84,13 +79,6 @@ def front(points: list[Point]) -> list[tuple[float, float]]:
     return best
 
 
-def _unit(devices: list[str]) -> str:
-    """What the hours are of."""
-    if len(devices) > 1:
-        return "Device-hours"
-    return "CPU-hours" if devices == ["cpu"] else f"GPU-hours ({devices[0]})"
-
-
 def _draw(report: Report, points: list[Point], devices: list[str]) -> Figure:
     """The points with a legend beside them, the best score first."""
     points = sorted(points, key=lambda point: -point.scores.mean())
@@ -98,13 +86,14 @@ def _draw(report: Report, points: list[Point], devices: list[str]) -> Figure:
     figure = Figure(figsize=(WIDTH, max(3.8, 0.9 + LINE * lines)))
     axes = figure.add_subplot()
     styles = method_styles(report)
-    steps = front([point for point in points if _is_comparable(report, point) and point.row.name != report.oracle])
+    hollow = [point for point in points if point.row.headline != report.headline]
+    steps = front([point for point in points if point not in hollow and point.row.name != report.oracle])
     if len(devices) == 1 and steps:
         axes.step(*zip(*steps, strict=True), where="post", color="#9a9a9a", linewidth=0.9, zorder=1)
     for point in points:
         look = styles[point.row.name]
         style: dict[str, Any] = {"color": look["color"], "marker": look["marker"], "label": point.row.name}
-        if not _is_comparable(report, point):
+        if point in hollow:
             style["markerfacecolor"] = "white"
         across, up = ([[v.mean() - v.min()], [v.max() - v.mean()]] for v in (point.hours, point.scores))
         mean = point.hours.mean(), point.scores.mean()
@@ -117,7 +106,8 @@ def _draw(report: Report, points: list[Point], devices: list[str]) -> Figure:
             which("{x:g}")
     else:
         axes.set_xlim(left=0)
-    axes.set_xlabel(f"{_unit(devices)} of training")
+    device = "CPU-hours" if devices == ["cpu"] else f"GPU-hours ({devices[0]})"
+    axes.set_xlabel(f"{device if len(devices) == 1 else 'Device-hours'} of training")
     axes.set_ylabel(f"{report.headline} (%)")
     handles, _ = axes.get_legend_handles_labels()
     figure.legend(handles, [point.name for point in points], loc="outside right upper", fontsize=8)

@@ -76,10 +76,9 @@ def qualitative(report: Report, count: int = 3) -> tuple[str, Figure] | None:
                 axes.set_title(wrapped(title, 34), fontsize=8.5, fontweight="normal", pad=2.5)
                 axes.set_axis_off()
             hide_rest(block, len(scene.panels))
-        colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in [*palette(report.classes), (0, 0, 0)]]
-        patches = [Patch(facecolor=colour, edgecolor="#555555", linewidth=0.4) for colour in colours]
-        names = [*(name.replace("_", " ") for name in report.classes), "ignored"]
-        figure.legend(patches, names, loc="outside lower center", ncols=6, handlelength=1.2, columnspacing=1.4)
+        colours = class_colours(report.classes)
+        patches = [Patch(facecolor=colour, edgecolor="#555555", linewidth=0.4) for colour in colours.values()]
+        figure.legend(patches, colours.keys(), loc="outside lower center", ncols=6, handlelength=1.2, columnspacing=1.4)
     shown = [run.seed for row in report.main if (run := _first(row))]
     seeds = f"seed {shown[0]}" if len(set(shown)) == 1 else "each method's first finished seed"
     caption = (
@@ -89,9 +88,16 @@ def qualitative(report: Report, count: int = 3) -> tuple[str, Figure] | None:
     return caption + (f" Without pictures: {'; '.join(without)}." if without else ""), figure
 
 
-def shrink(pixels: np.ndarray) -> np.ndarray:
-    """`pixels` (H, W) or (H, W, 3) without interpolation, its longer side at most LARGEST."""
-    step = -(-max(pixels.shape[:2]) // LARGEST)
+def class_colours(classes: list[str]) -> dict[str, str]:
+    """The classes for readers and their colours, "#rrggbb", with what is ignored last."""
+    names = [*(name.replace("_", " ") for name in classes), "ignored"]
+    colours = [*palette(classes), (0, 0, 0)]
+    return {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in zip(names, colours, strict=True)}
+
+
+def shrink(pixels: np.ndarray, longest: int = LARGEST) -> np.ndarray:
+    """`pixels` (H, W) or (H, W, 3) without interpolation, its longer side at most `longest`."""
+    step = -(-max(pixels.shape[:2]) // longest)
     return pixels[::step, ::step]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import jinja2
 
-from udaseg.reports.page.pictures import comparisons, legend
+from udaseg.reports.figures.qualitative import class_colours
+from udaseg.reports.page.pictures import compared_images
 from udaseg.reports.page.sections import VERDICTS, grid, repeated_notes, sections
 from udaseg.reports.read.protocols import protocol_notes
 from udaseg.reports.read.report import Report
@@ -66,7 +67,7 @@ def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) ->
     runs = report.each_once()
     finals = [run for run in runs if run.final]
     shared = shared_facts(runs)
-    compared = comparisons(report)
+    compared = compared_images(report)
     parts = sections(report, tables, [*(["comparison"] if compared else []), *pictures])
     return environment.get_template("page.html.j2").render(
         report=report,
@@ -75,8 +76,8 @@ def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) ->
         described=DESCRIBED,
         repeated=repeated_notes([table for part in parts for block in part.blocks for table in block.tables]),
         signs=VERDICTS,
-        comparisons=compared,
-        legend=legend(report),
+        compared=compared,
+        legend=class_colours(report.classes),
         style=(folder / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -1,4 +1,4 @@
-"""The page's comparison of images: each panel of the qualitative grid as a small PNG of few colours."""
+"""The images that the page sets side by side: each panel of the qualitative grid as a small PNG of few colours."""
 
 import base64
 import io
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from udaseg.data.datasets.classes import palette
-from udaseg.reports.figures.qualitative import scenes
+from udaseg.reports.figures.qualitative import scenes, shrink
 from udaseg.reports.read.report import Report
 
 LARGEST = 480  # pixels of a panel's longer side, which keeps the page small
@@ -17,7 +16,7 @@ REFERENCES = ("image", "ground truth")  # titles of the panels that are no predi
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a comparison."""
+    """One picture of a scene."""
 
     title: str  # of the row whose prediction it is, or one of REFERENCES
     predicted: bool
@@ -25,7 +24,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Compared:
     """One image with its ground truth and what was predicted for it, all shown at one size."""
 
     name: str
@@ -34,7 +33,7 @@ class Comparison:
     panels: list[Panel]
 
 
-def comparisons(report: Report) -> list[Comparison]:
+def compared_images(report: Report) -> list[Compared]:
     """The images of the qualitative grid, predicted by the last weights of each row's first finished seed.
 
     Empty where no finished run kept predictions, as where all of them are read from records.
@@ -42,22 +41,9 @@ def comparisons(report: Report) -> list[Comparison]:
     found = []
     for scene in scenes(report):
         panels = [Panel(title, title not in REFERENCES, png(pixels)) for title, pixels in scene.panels.items()]
-        height, width = shrunk(next(reversed(scene.panels.values()))).shape[:2]
-        found.append(Comparison(scene.name, width, height, panels))
+        height, width = shrink(next(reversed(scene.panels.values())), LARGEST).shape[:2]
+        found.append(Compared(scene.name, width, height, panels))
     return found
-
-
-def legend(report: Report) -> list[tuple[str, str]]:
-    """The classes and their colours, "#rrggbb", with what is ignored last."""
-    names = [*(name.replace("_", " ") for name in report.classes), "ignored"]
-    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in [*palette(report.classes), (0, 0, 0)]]
-    return list(zip(names, colours, strict=True))
-
-
-def shrunk(pixels: np.ndarray) -> np.ndarray:
-    """`pixels` (H, W, 3) with every n-th row and column, so that the longer side is at most LARGEST."""
-    step = -(-max(pixels.shape[:2]) // LARGEST)
-    return pixels[::step, ::step]
 
 
 def png(pixels: np.ndarray) -> str:
@@ -66,7 +52,7 @@ def png(pixels: np.ndarray) -> str:
     Args:
         pixels: (H, W, 3) uint8.
     """
-    small = shrunk(pixels)
+    small = shrink(pixels, LARGEST)
     colours, index = np.unique(small.reshape(-1, 3), axis=0, return_inverse=True)
     if len(colours) > 256:
         image = Image.fromarray(small).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

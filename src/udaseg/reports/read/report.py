@@ -69,7 +69,7 @@ class Report:
     @cached_property
     def _by_run(self) -> dict[Hashable, float]:
         keys = ["row", "stage", "seed", "checkpoint", "kind", "name"]
-        return dict(self.scores.set_index(keys)["score"])
+        return self.scores.set_index(keys)["score"].to_dict()
 
     @cached_property
     def main(self) -> list[Row]:

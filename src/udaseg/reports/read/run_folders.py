@@ -40,21 +40,14 @@ def read_report(spec_path: Path, measured: bool = True) -> Report:
                     f"{path}: made for the classes {content['classes']}, but {spec_path} reports {spec.classes}; make "
                     "it again with the study's classes"
                 )
+    same = ("study", "classes", "class_sets", "baseline", "oracle", "recipes", "sweeps", "skipped", "claims")
     return Report(
-        study=spec.study,
-        classes=spec.classes,
-        class_sets=spec.class_sets,
-        baseline=spec.baseline,
-        oracle=spec.oracle,
-        recipes=spec.recipes,
+        **{name: getattr(spec, name) for name in same},
         data={role: Path(folder) for role, folder in spec.data.items()},
         translations=[(shown.translator, Path(shown.folder)) for shown in spec.translations],
         output=Path(spec.output),
         runs=runs,
         pretraining=_read_pretraining(runs, measured),
-        sweeps=spec.sweeps,
-        skipped=spec.skipped,
-        claims=spec.claims,
     )
 
 

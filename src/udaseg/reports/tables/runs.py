@@ -59,20 +59,10 @@ def run_table(report: Report) -> Table:
     rows, numbers = [], []
     for run in report.each_once():
         row = report.rows[run.row]
-        record: dict[str, Any] = {
-            "label": run.row,
-            "recipe": run.recipe,
-            "overrides": run.overrides,
-            "method": run.spec.get("method", ""),
-            "stage": run.stage,
-            "final": run.final,
-            "labelled_target": run.labelled_target,
-            "metric": row.headline,
-            "seed": run.seed,
-            "status": run.status,
-            "run": str(run.folder),
-            "evaluation": str(run.evaluation or ""),
-        }
+        record: dict[str, Any] = {"label": run.row, "recipe": run.recipe, "overrides": run.overrides}
+        record |= {"method": run.spec.get("method", ""), "stage": run.stage, "final": run.final}
+        record |= {"labelled_target": run.labelled_target, "metric": row.headline, "seed": run.seed}
+        record |= {"status": run.status, "run": str(run.folder), "evaluation": str(run.evaluation or "")}
         for checkpoint in ("last", "best"):
             facts = [("checkpoint", name) for name in ("iteration", "monitor", "pixel_accuracy")]
             for kind, name in [*facts, *(("set", name) for name in report.class_sets)]:
