@@ -37,7 +37,7 @@ from udaseg.reports.tables.published import published_tables
 from udaseg.reports.tables.sweeps import ablation_tables
 from udaseg.reports.tables.table import Table
 
-REFERENCE = Path(__file__).parents[2] / "reports" / "reference"
+REFERENCE = Path(__file__).parents[3] / "reports" / "reference"
 Rule = Callable[["Study", pd.DataFrame], list[dict[str, float]]]
 Row = tuple[str, str | None]  # label, and a stage unless the last one is meant
 Members = tuple[str, ...] | None  # classes; None: those of the headline
