@@ -20,11 +20,12 @@ from support.fabricate import CLASSES, Point, Sweep, fabricate
 
 from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.compare.statistics import Bootstrap, Draws
+from udaseg.reports.compare.sweeps import sweep_points
 from udaseg.reports.figures.style import render
 from udaseg.reports.figures.sweeps import UNCHANGED, ablation_figures, axis_name, position
 from udaseg.reports.read.run_folders import read_report
 from udaseg.reports.tables.notes import missing_notes
-from udaseg.reports.tables.sweeps import ablation_tables, sweep_points
+from udaseg.reports.tables.sweeps import ablation_tables
 from udaseg.reports.tables.table import Table
 
 TERMS = {"seg": 1.9}
@@ -211,7 +212,7 @@ def test_skipped_points_that_are_no_combinations_are_refused(swept: Path) -> Non
     rewrite(swept, lambda content: content["skipped"].append(stray))
     report = read_report(swept)
     with pytest.raises(ValueError, match="zip"):
-        sweep_points(report, report.sweeps[0])
+        sweep_points(Comparisons(report), report.sweeps[0])
 
 
 def test_missing_runs_are_dashes_and_footnotes_and_never_a_silent_mean(swept: Path) -> None:

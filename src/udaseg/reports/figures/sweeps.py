@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.compare.sweeps import Point, sweep_points
 from udaseg.reports.figures.style import COLOURS, STYLE, WIDTH, wrapped
-from udaseg.reports.tables.sweeps import PREFIX, Point, summary_of, sweep_points, value_text
+from udaseg.reports.tables.sweeps import PREFIX, value_text
 from udaseg.reports.tables.table import cell, of_planned
 from udaseg.runs.spec import ReportSweep
 
@@ -27,8 +28,8 @@ def ablation_figures(comparisons: Comparisons) -> dict[str, tuple[str, Figure]]:
     figures = {}
     with matplotlib.rc_context(STYLE):
         for sweep in comparisons.report.sweeps:
-            points = sweep_points(comparisons.report, sweep)
-            if any(len(_values(comparisons, point)) for point in points):
+            points = sweep_points(comparisons, sweep)
+            if any(len(point.scores) for point in points):
                 figures[PREFIX + sweep.name] = _drawn(comparisons, sweep, points)
     return figures
 
@@ -39,7 +40,7 @@ def _drawn(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) ->
     placed = not any(math.isnan(position(value)) for values in sweep.over.values() for value in values)
     if placed and len(sweep.over) == 2:
         caption = f"{what}; mean ± sample standard deviation over seeds. Hatched: no result."
-        return caption, heat_map(comparisons, sweep, points)
+        return caption, heat_map(sweep, points)
     if placed and len(sweep.over) == 1:
         return f"{what}; each seed (small), the mean, and the range over seeds.", curve(comparisons, sweep, points)
     caption = (
@@ -64,20 +65,20 @@ def axis_name(parameter: str, values: list[Any]) -> str:
     return f"{words} (stage {stage}{unit})"
 
 
-def heat_map(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> Figure:
+def heat_map(sweep: ReportSweep, points: list[Point]) -> Figure:
     """The mean over seeds by the sweep's two parameters: the first one upwards, the second one to the right."""
     (upwards, up), (across, right) = ((name, sorted(values, key=position)) for name, values in sweep.over.items())
     means = np.full((len(up), len(right)), np.nan)
     places = [(up.index(point.values[upwards]), right.index(point.values[across])) for point in points]
     for place, point in zip(places, points, strict=True):
-        means[place] = summary_of(comparisons, point).mean
+        means[place] = point.summary.mean
     figure = Figure(figsize=(WIDTH, 1.4 + 0.68 * len(up)))
     axes = figure.add_subplot()
     low, high = _at_least(float(np.nanmin(means)), float(np.nanmax(means)))
     image = axes.imshow(np.ma.masked_invalid(means), cmap=MAP, vmin=low, vmax=high, origin="lower", aspect="auto")
     for place, point in zip(places, points, strict=True):
         j, i = place
-        summary = summary_of(comparisons, point)
+        summary = point.summary
         if summary.n:
             style: dict[str, Any] = {"color": _readable(matplotlib.colormaps[MAP]((summary.mean - low) / (high - low)))}
             text = cell(summary, spread=summary.n > 1, always_n=True).replace(" ± ", "\n± ").replace(" (", "\n(")
@@ -106,7 +107,7 @@ def curve(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> 
     ((parameter, values),) = sweep.over.items()
     points = sorted(points, key=lambda point: position(point.values[parameter]))
     places = np.array([position(point.values[parameter]) for point in points])
-    found = [_values(comparisons, point) for point in points]
+    found = [point.scores for point in points]
     mean, low, high = (
         np.array([getattr(own, how)() if len(own) else math.nan for own in found]) for how in ("mean", "min", "max")
     )
@@ -117,7 +118,7 @@ def curve(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> 
         if len(own):
             _seeds(axes, np.full(len(own), place), own, POINTS)
             style: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(_mean_text(comparisons, point), (place, own.max()), **style)
+            axes.annotate(_mean_text(point), (place, own.max()), **style)
         else:
             where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 8}
             axes.annotate(_remark(point), (place, 0.03), color=REMARK, **where)
@@ -147,7 +148,7 @@ def dots(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> F
     figure = Figure(figsize=(WIDTH, 1.0 + edges[-1]))
     axes = figure.add_subplot()
     for point, down in zip(points, middles, strict=True):
-        values = _values(comparisons, point)
+        values = point.scores
         beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
         beside["annotation_clip"] = False
         if not len(values):
@@ -157,7 +158,7 @@ def dots(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> F
         axes.hlines(down, *_interval(comparisons, point), color=colour, linewidth=1.6, alpha=0.6)
         _seeds(axes, values, np.full(len(values), down), colour)
         axes.plot([values.mean()], [down], "o", color=colour, markersize=8)
-        axes.annotate(_mean_text(comparisons, point), (1.01, down), **beside)
+        axes.annotate(_mean_text(point), (1.01, down), **beside)
     _against(figure, axes, comparisons, sweep, points, upright=True)
     axes.set_yticks(middles, names)
     axes.set_ylim(edges[-1], 0)
@@ -177,7 +178,7 @@ def _against(
     would press them together.
     """
     draw = axes.axvline if upright else axes.axhline
-    own = np.concatenate([_values(comparisons, point) for point in points])
+    own = np.concatenate([point.scores for point in points])
     handles = []
     report = comparisons.report
     reference = comparisons.scores(report.rows[sweep.reference].final) if sweep.reference is not None else own[:0]
@@ -206,15 +207,9 @@ def _at_least(low: float, high: float) -> tuple[float, float]:
     return low - more, high + more
 
 
-def _values(comparisons: Comparisons, point: Point) -> np.ndarray:
-    """The scores of a point's seeds in percent."""
-    return np.array([]) if point.row is None else comparisons.scores(point.row.final).to_numpy()
-
-
-def _mean_text(comparisons: Comparisons, point: Point) -> str:
+def _mean_text(point: Point) -> str:
     """The mean of a point, and how many seeds it rests on where some are missing."""
-    summary = summary_of(comparisons, point)
-    return f"{summary.mean:.1f}{of_planned(summary.n, summary.planned)}"
+    return f"{point.summary.mean:.1f}{of_planned(point.summary.n, point.summary.planned)}"
 
 
 def _interval(comparisons: Comparisons, point: Point) -> tuple[float, float]:

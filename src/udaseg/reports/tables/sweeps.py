@@ -1,16 +1,15 @@
 """Tables of sweeps: what each point reaches, against the point that changes nothing and against the baseline."""
 
-import itertools
 import json
 import math
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.compare.statistics import Estimate
-from udaseg.reports.compare.summaries import Summary, summarise
+from udaseg.reports.compare.summaries import summarise
+from udaseg.reports.compare.sweeps import Point, sweep_points
 from udaseg.reports.read.report import Report
 from udaseg.reports.read.rows import Row
 from udaseg.reports.tables.differences import Differences, declared_notes
@@ -21,56 +20,11 @@ from udaseg.runs.spec import ReportSweep
 PREFIX = "ablation_"  # of the tables' and figures' names
 
 
-@dataclass(frozen=True)
-class Point:
-    """A point of a sweep as a report shows it."""
-
-    name: str
-    row: Row | None  # None: it is skipped
-    values: dict[str, Any] = field(default_factory=dict)  # parameter -> value; of a list of points nothing
-    reason: str = ""  # why it is skipped
-
-    @property
-    def scored_name(self) -> str:
-        """Its name beside scores: with its metric where that is another, and the labelled target images it had."""
-        if self.row is None:
-            return self.name
-        name = f"{self.name}, {self.row.headline}" if self.row.aggregated else self.name
-        return f"{name} (N = {self.row.labelled_target})" if self.row.labelled_target else name
-
-
-def sweep_points(report: Report, sweep: ReportSweep) -> list[Point]:
-    """The points of a sweep in their order, with those that are skipped: of a list of points these come last.
-
-    Raises:
-        ValueError: the skipped points are not those combinations of the sweep's values that have no runs.
-    """
-    trained = [Point(name, report.rows[row]) for row, name in sweep.points.items()]
-    skipped = [Point(entry.point, None, {}, entry.reason) for entry in report.skipped if entry.sweep == sweep.name]
-    if not sweep.over:
-        return trained + skipped
-    combinations = [dict(zip(sweep.over, values, strict=True)) for values in itertools.product(*sweep.over.values())]
-    with_runs = {json.dumps(run.point, sort_keys=True): run.row for run in report.runs if run.sweep == sweep.name}
-    rows = [with_runs.get(json.dumps(values, sort_keys=True)) for values in combinations]
-    left = [values for values, row in zip(combinations, rows, strict=True) if row is None]
-    # Those that are skipped are listed in the order of the combinations, too.
-    gaps = iter([replace(point, values=values) for values, point in zip(left, skipped, strict=True)])
-    return [
-        next(gaps) if row is None else Point(sweep.points[row], report.rows[row], values)
-        for values, row in zip(combinations, rows, strict=True)
-    ]
-
-
 def value_text(value: Any) -> str:
     """A value of a parameter for readers: 0.1, paper, 48x48."""
     if isinstance(value, list):
         return "x".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def summary_of(comparisons: Comparisons, point: Point) -> Summary:
-    """The headline mIoU of a point in percent (last iteration), over its seeds; of none where it is skipped."""
-    return summarise([], 0) if point.row is None else comparisons.summary(point.row.final)
 
 
 def ablation_tables(comparisons: Comparisons) -> list[Table]:
@@ -81,12 +35,12 @@ def ablation_tables(comparisons: Comparisons) -> list[Table]:
 def _table(comparisons: Comparisons, sweep: ReportSweep) -> Table:
     """Points × headline mIoU, the differences to the unchanged recipe and to the baseline, and seconds of training."""
     report = comparisons.report
-    points = sweep_points(report, sweep)
+    points = sweep_points(comparisons, sweep)
     columns = _differences(comparisons, sweep, points)
     leader = comparisons.best(report.rows[name] for name in sweep.points)
     rows, numbers = [], []
     for index, point in enumerate(points):
-        score = summary_of(comparisons, point)
+        score = point.summary
         record: dict[str, Any] = {"point": point.name}
         record |= {name: value_text(each) if isinstance(each, list) else each for name, each in point.values.items()}
         record["metric"] = point.row.headline if point.row else report.headline
