@@ -1,4 +1,4 @@
-"""Builds the report of a study from its run folders: tables, figures and one page that needs nothing beside itself."""
+"""Builds a study's report from its run folders: tables, figures and one self-contained page."""
 
 from pathlib import Path
 
@@ -19,17 +19,17 @@ PAGE_DPI = 110  # of pictures inside the page, which keeps it small; the files b
 
 
 def build_report(spec_path: Path, exact: Path | None = None) -> Report:
-    """Write `tables/`, `figures/` and `index.html` into the spec's output folder, each file whole or not at all.
+    """Write `tables/`, `figures/` and `index.html` into the spec's output folder; every file is written atomically.
 
     The same spec and run folders give the same bytes. Figures of an earlier report that no longer exist are removed.
 
     Args:
         spec_path: of the report, written by the plan.
-        exact: folder to write to in the place of the spec's, without what a clock and the machine say of the runs: then
-            equal results give the same bytes.
+        exact: folder to write to instead of the spec's. Costs and machines are left out, so that equal results give
+            equal bytes.
 
     Returns:
-        What was reported.
+        The report that was written.
 
     Raises:
         UserError: the spec or a finished run's folder cannot be read; missing runs are footnotes, not errors.

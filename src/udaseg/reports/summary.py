@@ -1,4 +1,4 @@
-"""The main table and the curves as plain files, for what compares versions of a study: `dvc metrics`, `dvc plots`."""
+"""The main table and the curves as plain files, by which `dvc metrics` and `dvc plots` compare versions of a study."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What MLflow is told of a study with sweeps: each is a run of its own, with the runs of its points below it."""
+"""What is sent to MLflow for a study with sweeps: each sweep is a run, with the runs of its points below it."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Family:
 
 
 def make_records(report: Report) -> tuple[list[Record], list[Family]]:
-    """What is sent of a study's finished runs: those that stand alone, and the sweeps that have any.
+    """What is sent for a study's finished runs: those that stand alone, and the sweeps that have any.
 
     A final run of a sweep's point is a child of the sweep, in each of the sweeps and points that it is of. Those of the
     study's own recipes and all earlier stages stand alone, each once.
@@ -38,7 +38,7 @@ def make_records(report: Report) -> tuple[list[Record], list[Family]]:
 
 
 def child_record(report: Report, run: Run, sweep: ReportSweep, short: Mapping[str, str]) -> Record:
-    """What is sent of a finished run as one of a sweep, such that a comparison of its runs finds what was swept first.
+    """What is sent for a finished run of a sweep; the swept parameters have short names, for MLflow's comparisons.
 
     Args:
         report: of the study.
@@ -62,7 +62,7 @@ def child_record(report: Report, run: Run, sweep: ReportSweep, short: Mapping[st
 def sweep_record(
     report: Report, sweep: ReportSweep, short: Mapping[str, str], children: list[Record], planned: int
 ) -> Record:
-    """What is sent of a sweep itself: the report's table and figures of it. No params: MLflow lets none of them change.
+    """What is sent for a sweep itself: its table and figures. No params, because MLflow lets none of them change.
 
     Args:
         report: of the study.
@@ -105,7 +105,7 @@ def short_names(report: Report, sweep: str) -> dict[str, str]:
 
 
 def swept_value(report: Report, run: Run, path: str) -> Any:
-    """A parameter's value in a run of a point, which need not name it; None where the recipe has no such parameter."""
+    """A parameter's value in a run of a point, whether the point names it or not; None if the recipe lacks it."""
     stage, *keys = path.split(".")
     if path in run.point or keys[0] == "init":  # of which a spec has folders
         return run.point.get(path)
@@ -118,12 +118,12 @@ def swept_value(report: Report, run: Run, path: str) -> Any:
 
 
 def comparable(value: Any) -> str:
-    """A value as MLflow's charts take it: a number where it is one, of a square's sides one."""
+    """A value as MLflow's charts need it: a number where it is one, and for a square size its side."""
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and value[0] == value[1]:
         value = value[0]
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def whole_lines(text: str, most: int) -> str:
-    """As many of the first lines as have room in `most` characters."""
+    """As many of the first lines as fit in `most` characters."""
     return text if len(text) <= most else text[: most + 1].rpartition("\n")[0][:most]

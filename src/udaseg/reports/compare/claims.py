@@ -1,4 +1,4 @@
-"""The claims of papers: what was measured of each in a study, and what that says of it.
+"""The claims of papers: what a study measured for each, and the verdict on it.
 
 The rule is `RULE`, which every table carries; nothing in it was chosen after a result.
 """
@@ -35,7 +35,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What a study measured of a claim: an estimate for each of its comparisons, or why there is none."""
+    """What a study measured for a claim: an estimate for each of its comparisons, or why there is none."""
 
     claim: Claim
     places: list[tuple[Place, Place]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Finding:
         return math.nan if self.lack or self.claim.alike else claim_p(self.estimates)
 
     def verdict(self, corrected: float) -> str:
-        """The word for it, "" where there is none; `corrected` is its p, corrected for the other claims."""
+        """The verdict in words, "" where there is none; `corrected` is p corrected for the other claims."""
         if self.lack:
             return ""
         if self.claim.margin is not None:
@@ -90,7 +90,7 @@ def _undecided(estimates: Sequence[Estimate]) -> str:
 
 
 def find(comparisons: Comparisons, claim: Claim) -> Finding:
-    """What the study measured of a claim."""
+    """What the study measured for a claim."""
     report = comparisons.report
     found = {row: place_of(report, row) for row in claim.rows()}
     places = {row: place for row, place in found.items() if place is not None}
@@ -110,12 +110,12 @@ def find(comparisons: Comparisons, claim: Claim) -> Finding:
 
 
 def compared_rows(claim: Claim) -> list[tuple[str, str]]:
-    """The rows whose differences it is about, own and other."""
+    """The pairs of rows whose differences the claim is about, own and other."""
     return [(pair.better, pair.than) for pair in claim.pairs] + [(row, str(claim.to)) for row in claim.alike]
 
 
 def place_of(report: Report, text: str) -> Place | None:
-    """The row or stage that a claim speaks of, whether its runs are finished or not; None where none is planned."""
+    """The row or stage that a claim names, whether its runs are finished or not; None if none is planned."""
     name, stage = split_place(text)
     row = next((row for row in report.rows.values() if row.recipe == name), None)
     return None if row is None or (stage and stage not in row.stages) else Place(row, stage)

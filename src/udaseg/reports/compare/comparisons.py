@@ -1,4 +1,4 @@
-"""What the rows of a report reach, and how they compare: by seed and image, for runs of equal seed saw the same data.
+"""Scores of a report's rows and the tests between them, paired by seed and image: equal seeds saw the same data.
 
 What is declared of the test, and why it is what it is, stands in `statistics`.
 """
@@ -45,13 +45,13 @@ class Comparisons:
 
     @cached_property
     def bootstrap(self) -> Bootstrap | None:
-        """The draws of images that all comparisons share; None where no run tells of its images one by one."""
+        """The draws of images that all comparisons share; None where no run has counts by image."""
         counts = (counts for run in self.report.runs if (counts := run.counts()) is not None and len(counts) > 1)
         found = next(counts, None)
         return None if found is None else Bootstrap(len(found), seed=0)
 
     def draws(self, stage: Stage, members: Members = None) -> Draws | None:
-        """The scores in every draw of images; None where some run with a score does not tell of its images."""
+        """The scores in every draw of images; None where a scored run has no counts by image."""
         key = (stage, members)
         if self.bootstrap is not None and key not in self._draws:
             seeds, images = self.scores(stage, members).index, self.bootstrap.images
@@ -64,7 +64,7 @@ class Comparisons:
         return self._draws.get(key)
 
     def interval(self, stage: Stage) -> Estimate | None:
-        """The mean of a stage over its seeds with its interval; None where its runs do not tell of their images."""
+        """A stage's mean over its seeds with its interval; None where its runs have no counts by image."""
         draws = self.draws(stage)
         return None if draws is None or self.bootstrap is None else self.bootstrap.mean(draws)
 

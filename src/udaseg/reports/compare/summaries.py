@@ -17,7 +17,7 @@ class Summary:
     planned: int
 
     def numbers(self, name: str) -> dict[str, float]:
-        """The columns of a table's numbers that hold it."""
+        """Its columns in the numbers of a table."""
         return {f"{name}_mean": self.mean, f"{name}_std": self.std, f"{name}_n": self.n}
 
 

@@ -1,4 +1,4 @@
-"""The points of a sweep, and what they reach."""
+"""The points of a sweep and their scores."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ class Point:
 
     @property
     def scored_name(self) -> str:
-        """Its name beside scores: with its metric where that is another, and the labelled target images it had."""
+        """The name shown beside scores: with the metric if that differs, and the number of labelled target images."""
         if self.row is None:
             return self.name
         name = f"{self.name}, {self.row.headline}" if self.row.aggregated else self.name

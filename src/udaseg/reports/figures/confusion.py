@@ -1,4 +1,4 @@
-"""Confusion matrices of the main table's rows: what the pixels of each class were taken for."""
+"""Confusion matrices of the main table's rows: what the pixels of each class were predicted as."""
 
 import numpy as np
 from matplotlib.axes import Axes

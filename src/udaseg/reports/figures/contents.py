@@ -1,4 +1,4 @@
-"""What figures a report has, in their order, with their captions."""
+"""The figures of a report in their order, with captions."""
 
 import matplotlib
 from matplotlib.figure import Figure

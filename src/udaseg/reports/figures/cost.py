@@ -1,4 +1,4 @@
-"""What a score costs: headline mIoU against the training time of all stages of a row."""
+"""The cost of a score: headline mIoU against the training time of all stages of a row."""
 
 import math
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def cost_figure(comparisons: Comparisons) -> tuple[str, Figure] | None:
 
 
 def _point(comparisons: Comparisons, row: Row) -> Point:
-    """The scores of a row and the hours that all its stages took, of the seeds of which every stage is trained."""
+    """A row's scores and the hours of all its stages, for the seeds of which every stage is trained."""
     scores = comparisons.scores(row.final)
     hours = {seed: math.fsum(seconds) / 3600 for seed, seconds in row.costs("seconds").items()}
     seeds = sorted(hours.keys() & set(scores.index))
@@ -70,7 +70,7 @@ def _point(comparisons: Comparisons, row: Row) -> Point:
 
 
 def front(points: list[Point]) -> list[tuple[float, float]]:
-    """(hours, score) of the means than which no other one has more in as little time, by rising hours."""
+    """The Pareto front of the means, (hours, score) by rising hours: no other mean is higher in as little time."""
     best: list[tuple[float, float]] = []
     means = ((point.hours.mean(), point.scores.mean()) for point in points)
     for mean in sorted(means, key=lambda mean: (mean[0], -mean[1])):

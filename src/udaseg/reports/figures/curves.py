@@ -1,4 +1,4 @@
-"""The report's curves over the iterations: the monitored score, the loss terms, and what else the methods log."""
+"""Curves over the iterations: the monitored score, the loss terms, and whatever else the methods log."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -79,7 +79,7 @@ def losses(report: Report, history: pd.DataFrame) -> Figure | None:
 
 
 def diagnostics(report: Report, history: pd.DataFrame) -> Figure | None:
-    """One panel per logged quantity, a line per method, or stage of a method, that logs it."""
+    """One panel for each logged quantity, with a line for each method or stage that logs it."""
     points = history[history["kind"] == "log"]
     styles = method_styles(report)
     panels = []

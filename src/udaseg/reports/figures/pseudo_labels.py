@@ -1,4 +1,4 @@
-"""How good the pseudo-labels were that each stage was trained on."""
+"""The quality of the pseudo-labels that each stage was trained on."""
 
 from typing import Any
 

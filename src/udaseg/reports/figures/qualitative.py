@@ -89,7 +89,7 @@ def qualitative(report: Report, count: int = 3) -> tuple[str, Figure] | None:
 
 
 def class_colours(classes: list[str]) -> dict[str, str]:
-    """The classes for readers and their colours, "#rrggbb", with what is ignored last."""
+    """Display names of the classes and their colours, "#rrggbb"; ignored pixels come last."""
     names = [*(name.replace("_", " ") for name in classes), "ignored"]
     colours = [*palette(classes), (0, 0, 0)]
     return {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in zip(names, colours, strict=True)}
@@ -102,7 +102,7 @@ def shrink(pixels: np.ndarray, longest: int = LARGEST) -> np.ndarray:
 
 
 def _first(row: Row) -> Run | None:
-    """The first finished run of a row that kept predictions, which a record of a run has not."""
+    """The first finished run of a row that kept its predictions; records do not have them."""
     runs = row.final.runs
     return next((run for run in runs if run.evaluated_at and any((run.evaluated_at / "pictures").glob("*.png"))), None)
 

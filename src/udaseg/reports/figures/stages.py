@@ -1,4 +1,4 @@
-"""What each stage of a recipe of several stages reaches, by stage."""
+"""The score by stage of recipes with several stages."""
 
 import numpy as np
 from matplotlib.figure import Figure

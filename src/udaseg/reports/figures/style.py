@@ -1,4 +1,4 @@
-"""How the report's figures look, and how they become bytes: the same runs give the same ones, without dates in them.
+"""The look of the report's figures, and their rendering: equal runs give equal bytes, without dates.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; the baseline is grey, the oracle black. Methods
 beyond the seventh differ by line style and marker.
@@ -54,7 +54,7 @@ def render(figure: Figure, dpi: int = 150) -> dict[str, bytes]:
 
 
 def lay_out(figure: Figure) -> None:
-    """Place everything once and for all.
+    """Fix the layout.
 
     The last bits of the solver's answer change from call to call, and names inside an SVG are hashes of them: rounded.
     """
@@ -104,13 +104,13 @@ def band(axes: Axes, points: pd.DataFrame, style: dict[str, Any], label: str) ->
 
 
 def grid_columns(count: int, most: int) -> int:
-    """How many panels stand in a line of a grid of as few lines as can be, so that they are about equally long."""
+    """How many panels to put in a line so that a grid has as few lines as possible, of about equal length."""
     lines = -(-count // most)
     return -(-count // lines)
 
 
 def hide_rest(panels: np.ndarray, used: int) -> None:
-    """Take the unused panels of a grid out of sight, and give those above them the numbers of a shared axis."""
+    """Hide the unused panels of a grid and give those above them the tick labels of a shared axis."""
     for axes in panels.flat[used:]:
         axes.set_axis_off()
     for above in panels.flat[max(0, used - panels.shape[1]) : used]:

@@ -51,7 +51,7 @@ def _drawn(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) ->
 
 
 def position(value: Any) -> float:
-    """Where a value stands on an axis: a number, or the width of a square of a size's area; NaN for anything else."""
+    """The place of a value on an axis: a number, or for a size the side of a square of its area; NaN for others."""
     if isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value):
         return math.sqrt(math.prod(value))
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
@@ -172,7 +172,7 @@ def dots(comparisons: Comparisons, sweep: ReportSweep, points: list[Point]) -> F
 def _against(
     figure: Figure, axes: Axes, comparisons: Comparisons, sweep: ReportSweep, points: list[Point], upright: bool = False
 ) -> None:
-    """Draw what the points are seen against, as lines across, with the legend of it.
+    """Draw reference lines for the unchanged recipe and the baseline, with their legend.
 
     The baseline is a line where it is as near to the points as they are to each other, else a remark with an arrow: it
     would press them together.
@@ -202,13 +202,13 @@ def _against(
 
 
 def _at_least(low: float, high: float) -> tuple[float, float]:
-    """The limits, moved apart where they are nearer to each other than the smallest range."""
+    """The limits, widened to the smallest range where they are nearer to each other."""
     more = max(0.0, SMALLEST_RANGE - (high - low)) / 2
     return low - more, high + more
 
 
 def _mean_text(point: Point) -> str:
-    """The mean of a point, and how many seeds it rests on where some are missing."""
+    """The mean of a point, with the number of seeds where some are missing."""
     return f"{point.summary.mean:.1f}{of_planned(point.summary.n, point.summary.planned)}"
 
 
@@ -223,12 +223,12 @@ def _remark(point: Point) -> str:
 
 
 def _metric(points: list[Point]) -> str:
-    """What the axis of the scores is named."""
+    """The name of the score axis."""
     return next(point.row.headline for point in points if point.row is not None)
 
 
 def _seeds(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
-    """Mark the seeds, above the mean that they surround."""
+    """Mark the seeds, drawn above the mean."""
     axes.plot(x, y, "o", color=colour, markerfacecolor="white", markersize=3.5, markeredgewidth=0.9, zorder=3)
 
 
@@ -238,7 +238,7 @@ def _cell(i: int, j: int, **style: Any) -> Rectangle:
 
 
 def _readable(colour: tuple[float, float, float, float]) -> str:
-    """Black or white, whichever is the more readable on a colour (WCAG's relative luminance)."""
+    """Black or white, whichever contrasts more with a colour (WCAG's relative luminance)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"

@@ -1,4 +1,4 @@
-"""The contact sheet of the translators: source images, what each translator makes of them, and target images."""
+"""The contact sheet of the translators: source images, their translations, and target images."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def contact_sheet(report: Report) -> tuple[str, Figure] | None:
 
 
 def _title(report: Report, found: list[tuple[str, Path]], index: int) -> str:
-    """A translator's name; among several of its kind, with the recipes that trained it or with the share it takes."""
+    """A translator's name; where there are several of its kind, with the recipes that trained it or its share."""
     name, folder = found[index]
     if [other for other, _ in found].count(name) == 1:
         return TITLES[name]

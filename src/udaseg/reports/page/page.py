@@ -1,4 +1,4 @@
-"""The report as one HTML page that loads nothing: style and pictures are inside it."""
+"""The report as one self-contained HTML page: styles and pictures are embedded."""
 
 import base64
 import hashlib
@@ -53,7 +53,7 @@ class Picture:
 
 
 def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) -> str:
-    """The page's HTML: all of it can be read without its script, which sorts, filters and compares."""
+    """The page's HTML. It can be read without its script, which sorts, filters and compares."""
     folder = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
@@ -93,7 +93,7 @@ def render(report: Report, tables: list[Table], pictures: dict[str, Picture]) ->
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
-    """The facts at the head of the page: what, and its value."""
+    """The facts at the head of the page, name and value."""
     finals = [run for run in report.each_once() if run.final]
     seeds = sorted({run.seed for run in finals})
     return [
@@ -105,14 +105,14 @@ def summary(report: Report) -> list[tuple[str, str]]:
 
 
 def pretrained_note(report: Report) -> str | None:
-    """The sentence on what stands in for ImageNet weights; None where no network started from a pretraining run."""
+    """The sentence on what replaces ImageNet weights; None where no network started from a pretraining run."""
     if not report.pretraining:
         return None
     return PRETRAINED.format(runs=", ".join(str(run.folder) for run in report.pretraining))
 
 
 def data_name(folder: Path) -> str:
-    """The name of a prepared set, or its folder while it is not prepared."""
+    """The name of a prepared set, or its folder if it is not prepared yet."""
     path = folder / "set.json"
     return str(read_json(path)["name"]) if path.is_file() else str(folder)
 
@@ -136,26 +136,26 @@ def data_facts(role: str, folder: Path) -> dict[str, str]:
 
 
 def absent_classes(folder: Path) -> list[str]:
-    """Classes of the study of which the labels of a prepared set's train split have no pixel, if it has labels."""
+    """Classes of the study without a pixel in the labels of a prepared set's train split, if it has labels."""
     train = read_json(folder / "statistics.json")["splits"]["train"]
     return [name for name, count in train["totals"].items() if not count] if train["pixels"] else []
 
 
 def shared_facts(runs: list[Run]) -> dict[str, str]:
-    """Versions and environment as far as they are the same for all trained runs, which is then said only once."""
+    """Versions and environment that all trained runs have in common, which the page states once."""
     known = [machine_facts(run) for run in runs if run.env]
     first = known[0] if known else {}
     return {name: value for name, value in first.items() if all(facts.get(name) == value for facts in known)}
 
 
 def machine_facts(run: Run) -> dict[str, str]:
-    """Versions and environment that a run was made with, as text."""
+    """Versions and environment of a run, as text."""
     versions = {f"Version of {name}": value for name, value in run.env.get("versions", {}).items()}
     return versions | {name: plain(value) for name, value in run.env.items() if name != "versions"}
 
 
 def run_facts(report: Report, run: Run, shared: dict[str, str]) -> dict[str, Any]:
-    """What it takes to make a run again and to tell whether it is the same: commands, versions, fingerprints."""
+    """What is needed to repeat a run and to check the result: commands, versions, fingerprints."""
     places = report.places(run)
     titles = list(dict.fromkeys(row.scored_title for row, _ in places))
     facts = {"Part of": " / ".join(titles)} if len(titles) > NAMED else {}
@@ -177,7 +177,7 @@ def run_facts(report: Report, run: Run, shared: dict[str, str]) -> dict[str, Any
 
 
 def commands(run: Run) -> list[str]:
-    """The command lines that make the run, its pseudo-labels and its scores, each from the spec in its folder."""
+    """The command lines of the run, its pseudo-labels and its evaluation, each from the spec in its folder."""
     labels = run.spec.get("labels")
     jobs = {"label": labels, "quality": run.judged, "train": run.folder, "evaluate": run.evaluation}
     return [f"udaseg {verb} {folder}/spec.yaml" for verb, folder in jobs.items() if folder]

@@ -1,4 +1,4 @@
-"""The images that the page sets side by side: each panel of the qualitative grid as a small PNG of few colours."""
+"""The images that the page compares: each panel of the qualitative grid as a small PNG of few colours."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What stands where on the page: its sections with their tables and figures, and a table's cells as they are shown."""
+"""The layout of the page: its sections with their tables and figures, and the cells of a table."""
 
 import re
 from dataclasses import dataclass

@@ -108,7 +108,7 @@ class Row:
 
     @property
     def scored_stages(self) -> list[Stage]:
-        """The stages that are evaluated, in order, which a translator is not; all where the study evaluates nothing."""
+        """The evaluated stages in order (a translator is not evaluated); all stages if the study evaluates nothing."""
         stages = list(self.stages.values())
         return [stage for stage in stages if any(run.evaluation for run in stage.runs)] or stages
 
@@ -130,7 +130,7 @@ class Place:
 
     @property
     def stage(self) -> Stage:
-        """What is compared: the named stage, or the final one."""
+        """The named stage, or the final one."""
         return self.row.final if self.named is None else self.row.stages[self.named]
 
 

@@ -1,7 +1,7 @@
-"""Reads a report's spec and the run folders it names; nothing else in a report reads the numbers of runs.
+"""Reads a report's spec and the run folders that it names. No other module of a report reads run folders' JSON.
 
-A run that is missing or not finished is a row without numbers and a footnote that names it: a report is never refused
-for want of a run, and never shows a mean over fewer seeds without saying so.
+A missing or unfinished run is a row without numbers and a footnote that names it: a report is never refused because a
+run is missing, and never shows a mean over fewer seeds without saying so.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def read_report(spec_path: Path, measured: bool = True) -> Report:
 
     Args:
         spec_path: written by the plan.
-        measured: whether the report tells what a clock and the machine say of a run; without that it is a function of
+        measured: whether to read what a clock and the machine say of a run; without that the report is a function of
             the results alone.
 
     Raises:

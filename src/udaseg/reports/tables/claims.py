@@ -1,4 +1,4 @@
-"""The scorecard: each claim of a paper, what was measured of it in this study, and what that says of it."""
+"""The scorecard: each claim of a paper, what this study measured for it, and the verdict."""
 
 import math
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def claims_table(comparisons: Comparisons, claims: Sequence[Claim]) -> Table | N
 
 
 def _texts(report: Report, finding: Finding) -> tuple[str, str]:
-    """The cells of what is compared and of what was measured."""
+    """The cells that say what is compared and what was measured."""
     compared = [f"{_name(report, own)} − {_name(report, other)}" for own, other in finding.places]
     if not compared:
         return "; ".join(f"{own} − {other}" for own, other in compared_rows(finding.claim)[:SHOWN]), DASH
@@ -56,7 +56,7 @@ def _texts(report: Report, finding: Finding) -> tuple[str, str]:
 
 
 def _decisive(finding: Finding) -> int:
-    """Which comparison a claim of many is nearest to failing by: the smallest, of rows that are alike the largest."""
+    """The index of the comparison that is nearest to failing: the smallest; for rows that are alike, the largest."""
     values = np.array([estimate.value for estimate in finding.estimates])
     if np.isnan(values).all():
         return 0
@@ -64,7 +64,7 @@ def _decisive(finding: Finding) -> int:
 
 
 def _name(report: Report, place: Place) -> str:
-    """A row for readers; a point of a sweep by its own name, for the claim tells of which sweep it is."""
+    """The display name of a row; a point goes by its own name, because the claim says which sweep it belongs to."""
     points = {row: name for sweep in report.sweeps for row, name in sweep.points.items()}
     name = points.get(place.row.name) or place.row.title
     return name if place.named is None else f"{name}, {place.named}"

@@ -1,4 +1,4 @@
-"""What tables a report has, in their order."""
+"""The tables of a report in their order."""
 
 from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.tables.claims import claims_table
@@ -14,7 +14,7 @@ from udaseg.reports.tables.table import Table
 
 
 def all_tables(comparisons: Comparisons) -> list[Table]:
-    """Every table of the report, in its order; some are there only where the study has what they show."""
+    """Every table of the report; those without content in this study are left out."""
     report = comparisons.report
     tables = [
         main_table(comparisons),

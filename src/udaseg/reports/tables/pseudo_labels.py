@@ -1,4 +1,4 @@
-"""How good the pseudo-labels were that each stage was trained on.
+"""The quality of the pseudo-labels that each stage was trained on.
 
 They are judged on the target's training images by a job of its own; nothing that trains reads the result.
 """

@@ -1,4 +1,4 @@
-"""The tables of single runs: every one with its scores, and what the rows cost to train."""
+"""All runs with their scores, and the training cost of the rows."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ DIGITS = {"iterations": 0, "seconds": 0, "seconds_per_iteration": 3, "peak_memor
 
 
 def cost_table(report: Report) -> Table | None:
-    """Methods × what they cost to train, all their stages together; None where no run tells."""
+    """Methods × the cost of training all their stages; None where no run has a cost."""
     if not report.measured:
         return None
     rows, numbers = [], []

@@ -1,4 +1,4 @@
-"""Recipes that had labels of some target images: tables of their own, because this is no unsupervised adaptation."""
+"""Recipes with labels for some target images. They are not unsupervised and have tables of their own."""
 
 from typing import Any
 

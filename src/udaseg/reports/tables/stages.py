@@ -1,4 +1,4 @@
-"""What each stage of a recipe of several stages reaches."""
+"""The score of each stage of the recipes with several stages."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tables of sweeps: what each point reaches, against the point that changes nothing and against the baseline."""
+"""Tables of sweeps: the score of each point against the unchanged recipe and against the baseline."""
 
 import json
 import math

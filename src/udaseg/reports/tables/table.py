@@ -1,4 +1,4 @@
-"""What a table is, and how a number with its spread becomes a cell of it."""
+"""A table, and the text of its cells."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ class Table:
     grouped: bool = False  # whether rows that begin alike are shown under one heading where there is room for that
 
     def groups(self) -> list[list[list[str]]]:
-        """The rows in the runs of those that begin alike; all of them in one where the table is not grouped."""
+        """The rows in groups of consecutive rows with an equal first cell; one group where the table is not grouped."""
         if not self.grouped:
             return [self.rows]
         return [list(rows) for _, rows in itertools.groupby(self.rows, key=lambda row: row[0])]
@@ -46,12 +46,12 @@ def cell(summary: Summary, digits: int = 1, spread: bool = True, always_n: bool 
 
 
 def of_planned(n: int, planned: int) -> str:
-    """What stands behind a number that rests on fewer seeds than planned; nothing where all are there, or none is."""
+    """The remark behind a number over fewer seeds than planned; "" where all or none are there."""
     return f" (n = {n} of {planned})" if 0 < n < planned else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names, each once, with slashes between; of many the first ones and how many more there are."""
+    """The distinct names separated by slashes; of many, the first ones and how many more there are."""
     distinct = list(dict.fromkeys(names))
     more = f" and {len(distinct) - NAMED} more" if len(distinct) > NAMED else ""
     return " / ".join(distinct[:NAMED]) + more

@@ -47,7 +47,7 @@ def _cells(table: Table, escape: Callable[[str], str], mark: str) -> list[list[s
 
 
 def escape_markdown(text: str) -> str:
-    """`text` with what would end a cell or begin an emphasis escaped."""
+    """`text` with the characters escaped that end a cell or begin an emphasis."""
     return text.replace("|", "\\|").replace("*", "\\*")
 
 
