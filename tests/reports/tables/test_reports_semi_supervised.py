@@ -168,6 +168,6 @@ def test_a_study_of_nothing_else_is_a_report(tmp_path: Path, monkeypatch: pytest
     spec.write_text(yaml.safe_dump(content))
     build_report(spec)
     report = read_report(spec)
-    assert main_table(Comparisons(report)).rows == [] and report.bounds() == []
+    assert main_table(Comparisons(report)).rows == [] and report.bounds == []
     assert {path.stem for path in Path("reports/demo/figures").glob("*.svg")} == {"losses"}  # of the pretraining
     assert Path("reports/demo/tables/semi_supervised_100.md").is_file()
