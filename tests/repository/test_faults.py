@@ -176,7 +176,7 @@ def everything(study: Study) -> dict[str, bytes]:
 def test_a_job_survives(study: Study, kind: str, examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Drawing is what a report takes its seconds for, and writes nothing.
     monkeypatch.setattr(
-        "udaseg.reports.figures.all_figures", lambda report: {"miou": ("", None), "classes": ("", None)}
+        "udaseg.reports.build.all_figures", lambda comparisons: {"miou": ("", None), "classes": ("", None)}
     )
     monkeypatch.setattr("udaseg.reports.build.render", lambda figure, dpi=150: {"png": b"0" * 9000, "svg": b"<svg/>"})
     before = everything(study)
