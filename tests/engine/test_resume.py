@@ -56,7 +56,7 @@ def stop(spec, state, before_iteration):
 
 @pytest.fixture(scope="module")
 def spec(source, target):
-    # Accumulation, augmentation, dropout, two optimisers and a schedule: all that could lose its place.
+    # Accumulation, augmentation, dropout, two optimizers and a schedule: all that could lose its place.
     view = {"batch": 1, "crop": [32, 32], "scale": [1.0, 1.5], "flip": 0.5, "jitter": 0.3, "blur": 0.5}
     return objects_spec(
         source, target, "dann", knobs={"hidden": 8, "reversal": 1.0}, optim={"warmup_iterations": 3},

@@ -55,12 +55,12 @@ def sure(run: Any) -> Any:
     return run
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_its_terms_and_class_weights_it_is_source_only_bit_by_bit(optimiser: str) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_its_terms_and_class_weights_it_is_source_only_bit_by_bit(optimizer: str) -> None:
     off = dict.fromkeys([*CONTRAST, *ON_TARGET], 0.0)
     knobs = {"source_mix": 0.0, "weights_start": 100}
-    ours = run_of(optim={"name": optimiser}, weights=off, knobs=knobs)
-    theirs = stepper(train_spec("source_only", optim={"name": optimiser}))
+    ours = run_of(optim={"name": optimizer}, weights=off, knobs=knobs)
+    theirs = stepper(train_spec("source_only", optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 3)
     assert equal(tensors(ours.method.net), tensors(theirs.method.net))

@@ -105,13 +105,13 @@ class TestContrast:
     def test_steps_bring_vectors_nearer(self):
         memory = memory_of()
         memory.fill(features(), labels(), 8, generator())
-        optimiser = torch.optim.SGD(memory.heads.parameters(), lr=0.5)
+        optimizer = torch.optim.SGD(memory.heads.parameters(), lr=0.5)
         values = []
         for _ in range(20):
             loss = memory(features(seed=1), labels())
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             values.append(float(loss.detach()))
         assert values[-1] < 0.7 * values[0]
 

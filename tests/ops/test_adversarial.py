@@ -189,12 +189,12 @@ class TestDiscriminatorLosses:
         discriminator = tiny_discriminator()
         source = (torch.tensor([4.0, 0.0, 0.0]).double().view(1, 3, 1, 1).expand(1, 3, 4, 4), (9, 9))
         target = (torch.tensor([0.0, 4.0, 0.0]).double().view(1, 3, 1, 1).expand(1, 3, 4, 4), (9, 9))
-        optimiser = torch.optim.Adam(discriminator.parameters(), lr=0.05)
+        optimizer = torch.optim.Adam(discriminator.parameters(), lr=0.05)
         for _ in range(40):
             losses = discriminator_losses(discriminator, source, target)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (losses.source + losses.target).backward()
-            optimiser.step()
+            optimizer.step()
         assert float(losses.accuracy) == 1.0
         with torch.no_grad():
             assert adversarial_loss(discriminator, *target) > losses.target

@@ -49,7 +49,7 @@ for module in (
     *("offline.label", "offline.quality", "offline.translate"),
 ):
     importlib.import_module(f"udaseg.{module}")  # before the forks, not in each of them
-importlib.import_module("torch._dynamo")  # which the first optimiser of a process loads
+importlib.import_module("torch._dynamo")  # which the first optimizer of a process loads
 
 STUDY = tiny(run=["source_only", "diga_lab"])
 MEASURED = ("cost.json", "env.json")

@@ -39,7 +39,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors, without learning rates, which are functions of the iteration."""
+    """The optimizer's state as named tensors, without learning rates, which are functions of the iteration."""
     return {
         f"optim/{name}/{index}/{key}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
         for index, state in optimizer.state_dict()["state"].items()

@@ -1,4 +1,4 @@
-"""Optimisers by the run's settings, and the SGD that the field's released code runs unintentionally."""
+"""Optimizers by the run's settings, and the SGD that the field's released code runs unintentionally."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -67,8 +67,8 @@ class RepeatedSGD(torch.optim.Optimizer):
         parameter.add_(direction, alpha=-group["lr"])
 
 
-class Optimisers:
-    """Makes the optimisers that methods ask for (`methods.base.OptimizerFactory`), by the run's `optim` settings.
+class Optimizers:
+    """Makes the optimizers that methods ask for (`methods.base.OptimizerFactory`), by the run's `optim` settings.
 
     Adam and AdamW are the fused ones. They are fast, and their square root is correctly rounded; MKL's, which the
     others use, has a wrong last bit for one number in five, and for other numbers on other makers' CPUs.
@@ -78,10 +78,10 @@ class Optimisers:
         self.settings = settings
 
     def network(self, net: SegmentationNet) -> torch.optim.Optimizer:
-        """Optimiser of a segmentation network: backbone at the base rate, heads at `head_lr_factor` times it.
+        """Optimizer of a segmentation network: backbone at the base rate, heads at `head_lr_factor` times it.
 
         Raises:
-            UserError: repeated updates are requested with another optimiser than SGD.
+            UserError: repeated updates are requested with another optimizer than SGD.
         """
         settings = self.settings
         released = settings.backbone_lr_multiplicity == 3
@@ -92,7 +92,7 @@ class Optimisers:
         return self._made([*backbone_groups(net, released), self._as_head(parameter_groups(net)["head"])])
 
     def module(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Optimiser of what a method has beside its network (projections, selectors): at the rate of the heads."""
+        """Optimizer of what a method has beside its network (projections, selectors): at the rate of the heads."""
         return self._made([self._as_head(list(module.parameters()))])
 
     def adam(self, module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.Optimizer:
@@ -111,7 +111,7 @@ class Optimisers:
 
 
 def _kept_in_layout(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """State loaded into a fused optimiser gets the strides of its parameters, which the optimiser relies on."""
+    """State loaded into a fused optimizer gets the strides of its parameters, which the optimizer relies on."""
 
     def lay_out(loaded: torch.optim.Optimizer) -> None:
         for parameter, state in loaded.state.items():
@@ -142,8 +142,8 @@ def rate_factor(settings: "Optim", iteration: int, iterations: int) -> float:
     return decay * warmup(iteration, settings.warmup_iterations)
 
 
-def scale_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+def scale_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's learning rate to `factor` times its initial one."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
         group["lr"] = group["initial_lr"] * factor

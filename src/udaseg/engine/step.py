@@ -1,4 +1,4 @@
-"""One training step: the terms that a method yields are checked, weighted and propagated back; then optimisers step."""
+"""One training step: the terms that a method yields are checked, weighted and propagated back; then optimizers step."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from udaseg.data.batches.streams import Batch
-from udaseg.engine.optimizers import Optimisers, rate_factor, scale_rates
+from udaseg.engine.optimizers import Optimizers, rate_factor, scale_rates
 from udaseg.errors import UserError
 from udaseg.machine.out_of_memory import explain_out_of_memory
 from udaseg.methods.base import Method, Step
@@ -20,12 +20,12 @@ Numbers = dict[str, float]
 
 
 class Stepper:
-    """Builds a method's optimisers and steps them. A step depends on nothing but its index and its batches."""
+    """Builds a method's optimizers and steps them. A step depends on nothing but its index and its batches."""
 
     def __init__(self, spec: TrainSpec, method: Method, device: torch.device) -> None:
         self.spec, self.method, self.device = spec, method, device
         self.weights = method.SPEC.active(spec.weights)
-        self.optimizers = method.optimizers(Optimisers(spec.optim))
+        self.optimizers = method.optimizers(Optimizers(spec.optim))
 
     def __call__(self, index: int, batches: Sequence[Batch]) -> tuple[Numbers, Numbers]:
         """Step number `index` (from 0), on the mean gradient of `batches`.
@@ -121,7 +121,7 @@ class Stepper:
         return means
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the optimiser's gradients by their norm and step, if any parameter has a gradient."""
+        """Clip the optimizer's gradients by their norm and step, if any parameter has a gradient."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if parameters:
             if self.spec.optim.clip_gradient:

@@ -31,7 +31,7 @@ from udaseg.runs.spec import TrainSpec
 
 
 class Training:
-    """One run: a method, its streams and optimisers, and the loop over iterations.
+    """One run: a method, its streams and optimizers, and the loop over iterations.
 
     Args:
         spec: the resolved configuration of the run.

@@ -1,4 +1,4 @@
-"""Building segmentation networks from their spec, and grouping their parameters for the optimiser."""
+"""Building segmentation networks from their spec, and grouping their parameters for the optimizer."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

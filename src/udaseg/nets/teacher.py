@@ -72,7 +72,7 @@ def ema_update(teacher: nn.Module, student: nn.Module, keep: float) -> None:
 class Frozen(nn.Module):
     """A copy of a network that never changes: always in evaluation mode, without gradients, outside the state.
 
-    PyTorch sees no parameters, buffers or submodules in it, so neither optimisers nor checkpoints hold it: it is
+    PyTorch sees no parameters, buffers or submodules in it, so neither optimizers nor checkpoints hold it: it is
     built again from the same weights. It moves between devices with the module that it is part of.
     """
 
