@@ -15,7 +15,7 @@ from udaseg.jobs.plan import make_plan
 from udaseg.methods.source_only import SourceOnly
 from udaseg.nets import NETWORKS
 from udaseg.nets.base import Backbone
-from udaseg.reports.published import _network
+from udaseg.reports.tables.published import _network
 from udaseg.runs.spec import ReportSpec, TrainSpec
 
 
