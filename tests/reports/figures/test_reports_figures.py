@@ -217,9 +217,10 @@ def test_the_legend_beside_the_costs_names_each_point_the_best_first(staged: Pat
     means = {TITLES[recipe]: statistics.mean(cost_of(staged, recipe)[1]) for recipe in recipes}
     assert legend_names(figure) == sorted(means, key=lambda title: -means[title])
     (legend,) = figure.legends
-    looks = [(handle[0].get_color(), handle[0].get_marker()) for handle in legend.legend_handles]
+    looks = [(handle.get_color(), handle.get_marker()) for handle in legend.legend_handles]
     drawn_as = [(bars[0].get_color(), bars[0].get_marker()) for bars in figure.axes[0].containers]
-    assert len(set(looks)) == len(looks) and looks == drawn_as
+    assert len(set(looks)) == len(looks)
+    assert looks == drawn_as
 
 
 def test_the_legend_beside_the_costs_covers_nothing(staged: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_figure_shows_each_recipe_and_is_always_the_same(staged: Path) -> No
     assert "Coverage" in caption and "Precision" in caption and "Recall" in caption
     assert [axes.get_xlabel() for axes in figure.axes] == ["Coverage (%)", "Precision (%)", "Recall (%)"] * 3
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [ALL, *CLASSES]
-    row = quality_frame(report).query("label == 'cbst' and stage == 'round1' and `class` == 'road'")
+    row = quality_frame(report).query("row == 'cbst' and stage == 'round1' and `class` == 'road'")
     assert figure.axes[1].lines[0].get_xdata()[1] == pytest.approx(100 * row["precision"].mean())
     assert render(all_figures(Comparisons(read_report(staged)))["pseudo_labels"][1]) == render(figure)
 

@@ -109,6 +109,6 @@ def _draw(report: Report, points: list[Point], devices: list[str]) -> Figure:
     device = "CPU-hours" if devices == ["cpu"] else f"GPU-hours ({devices[0]})"
     axes.set_xlabel(f"{device if len(devices) == 1 else 'Device-hours'} of training")
     axes.set_ylabel(f"{report.headline} (%)")
-    handles, _ = axes.get_legend_handles_labels()
-    figure.legend(handles, [point.name for point in points], loc="outside right upper", fontsize=8)
+    markers = [bars[0] for bars in axes.containers]
+    figure.legend(markers, [point.name for point in points], loc="outside right upper", fontsize=8)
     return figure
