@@ -21,7 +21,6 @@ from udaseg.reports.compare.comparisons import Comparisons
 from udaseg.reports.compare.statistics import holm
 from udaseg.reports.read import published
 from udaseg.reports.read.published import SCORE, read_entries, read_figures
-from udaseg.reports.read.report import Report
 from udaseg.reports.read.run_folders import read_report
 from udaseg.reports.tables import writers
 from udaseg.reports.tables.published import PREFIX, published_tables
@@ -83,22 +82,22 @@ def _add_sweep(spec: dict[str, Any], name: str, points: dict[str, tuple[str, str
         point = {"recipe": f"{name}/{title}", "title": f"{name}, {title}", "final": True, "sweep": name, "base": recipe}
         spec["runs"] += [run | point for run in uses]
         spec["recipes"].append(f"{name}/{title}")
-    labels = {f"{name}/{title}": title for title in points}
-    entry = {"name": name, "title": name, "recipe": "proda", "reference": None, "over": {}, "points": labels}
+    rows = {f"{name}/{title}": title for title in points}
+    entry = {"name": name, "title": name, "recipe": "proda", "reference": None, "over": {}, "points": rows}
     spec.setdefault("sweeps", []).append(entry)
 
 
-Shown = tuple[Report, dict[str, Table]]
+Shown = tuple[Comparisons, dict[str, Table]]
 
 
 @pytest.fixture(scope="module")
 def shown(made: tuple[Path, Path]) -> Shown:
-    """The report of the study as it was made, and its tables by name."""
+    """The comparisons of the study as it was made, and its tables by name."""
     root, path = made
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        report = read_report(path)
-        return report, {table.name: table for table in published_tables(Comparisons(report))}
+        comparisons = Comparisons(read_report(path))
+        return comparisons, {table.name: table for table in published_tables(comparisons)}
 
 
 def tables(spec: Path) -> dict[str, Table]:
@@ -292,8 +291,7 @@ def _pair_name(figure: dict[str, str]) -> str:
 
 
 def test_gains_of_ours_are_those_over_the_baseline(shown: Shown) -> None:
-    report, made = shown
-    comparisons = Comparisons(report)
+    comparisons, made = shown
     for table in made.values():
         tested: dict[tuple[str, str], float] = {}
         for record, cells in zip(table.numbers.to_dict("records"), table.rows, strict=True):
@@ -301,9 +299,9 @@ def test_gains_of_ours_are_those_over_the_baseline(shown: Shown) -> None:
             if cells[0] in ("Source only", f"{COMPONENTS}, init: source only"):
                 assert cells[3] == DASH and record["difference_to_source_only_n"] == 0  # it is the baseline itself
                 continue
-            row = report.rows[key[0]]
+            row = comparisons.report.rows[key[0]]
             own = row.stages[key[1]] if key[1] else row.final
-            expected = comparisons.difference(own, report.rows["source_only"].final)
+            expected = comparisons.difference(own, comparisons.report.rows["source_only"].final)
             found = record["difference_to_source_only_mean"]
             assert (math.isnan(found) and not expected.seeds) or found == pytest.approx(expected.value)
             assert cells[3].startswith(DASH if not expected.seeds else f"{expected.value:+.1f}".replace("-", "−"))
