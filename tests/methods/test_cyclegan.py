@@ -23,7 +23,7 @@ from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Step
 from udaseg.nets.translator import Generator
-from udaseg.ops.translation import edge_loss
+from udaseg.ops.edges import edge_loss
 from udaseg.runs.files import read_json
 
 KNOBS = {"width": 4, "blocks": 1, "critic_width": 8}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
@@ -53,6 +53,7 @@ class TestReversalStrength:
         assert reversal_strength(0.0, 10) == 0
         assert reversal_strength(1.0, 10) == pytest.approx(0.99991, abs=1e-5)
 
+    @settings(deadline=None)
     @given(st.floats(0, 1), st.floats(0.1, 20))
     def test_is_the_hyperbolic_tangent(self, progress, gamma):
         assert reversal_strength(progress, gamma) == pytest.approx(math.tanh(gamma * progress / 2), abs=1e-12)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -149,6 +149,7 @@ class TestContrastScores:
         assert not rows.grad.any()
         assert not recwarn.list
 
+    @settings(deadline=None)
     @given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 1000))
     def test_is_monotone_in_its_row(self, height, width, seed):
         rows = random(height, width, seed=seed)
@@ -156,6 +157,7 @@ class TestContrastScores:
         assert torch.equal(contrast_scores(rows).argsort(1), rows.argsort(1))
         torch.testing.assert_close(contrast_scores(rows).sum(1), torch.ones(height, dtype=torch.float64))
 
+    @settings(deadline=None)
     @given(st.floats(0.01, 100), st.floats(-100, 100))
     def test_scale_and_shift_of_a_row_do_not_matter(self, scale, shift):
         rows = random(3, 9)
@@ -209,6 +211,7 @@ class TestCycle:
         assert found.middle.tolist() == [0, 0, 0]
         assert found.end.tolist() == [0, 0, 0]
 
+    @settings(deadline=None)
     @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 15), st.integers(0, 100))
     def test_chunks_do_not_matter(self, here, there, rows, seed):
         pair = random(here, 5, seed=seed), random(there, 5, seed=seed + 1)
@@ -236,6 +239,7 @@ class TestCycle:
         for rows in (1, 2, None):
             torch.testing.assert_close(cycle_scores(here, there, walks, starts, normalise, rows), expected)
 
+    @settings(deadline=None)
     @given(st.integers(1, 20), st.integers(1, 20), st.booleans(), st.integers(0, 100))
     def test_scores_are_at_least_chance(self, here, there, normalise, seed):
         pair = [positions(random(count, 3, seed=seed + count), "cosine") for count in (here, there)]
@@ -313,6 +317,7 @@ class TestAssociationLoss:
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(gradients(found, source, target), gradients(expected, source, target))
 
+    @settings(deadline=None)
     @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 40), st.sampled_from(NAMES), st.integers(0, 50))
     def test_chunks_do_not_matter(self, height, width, rows, metric, seed):
         source = maps(metric, 2, 4, height, width, seed=seed).requires_grad_()

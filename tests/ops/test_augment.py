@@ -21,6 +21,7 @@ class TestBlurKernel:
     def test_published_size(self):
         assert blur_kernel(512) == 51
 
+    @settings(deadline=None)
     @given(st.integers(1, 3000))
     def test_is_the_released_formula_odd_and_shorter_than_the_image_needs(self, length):
         tenth = math.ceil(0.1 * length)

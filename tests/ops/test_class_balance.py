@@ -198,6 +198,7 @@ COUNTS = st.lists(st.lists(st.integers(0, 10**9), min_size=4, max_size=4), min_s
 
 
 class TestRareClassProbabilities:
+    @settings(deadline=None)
     @given(COUNTS, st.sampled_from([0.1, 1.0, 100.0]))
     def test_value_is_that_of_a_naive_loop(self, counts, temperature):
         totals = [sum(row[index] for row in counts) for index in range(4)]

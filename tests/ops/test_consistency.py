@@ -110,6 +110,7 @@ def logits(batch=2, classes=3, height=2, width=3, seed=0, dtype=torch.float64):
     return 2 * maps
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2), st.floats(0, 2), st.integers(0, 9))
 def test_value_is_that_of_a_naive_loop(batch, damping, seed):
     student, teacher = logits(batch, seed=seed), logits(batch, seed=seed + 100)

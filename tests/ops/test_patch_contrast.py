@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -76,11 +76,13 @@ class TestPairedContrast:
         assert float(paired_contrast(rows, places, places + 3, 0.05, 1.0)) < 1e-6
         assert float(paired_contrast(rows, places, (places + 1) % 3 + 3, 0.05, 1.0)) > 30
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000), st.floats(0.05, 1.0))
     def test_more_negatives_cost_more(self, seed, share):
         rows = rows_of(12, seed=seed)
         assert 0 <= self.loss(rows, share=share) <= self.loss(rows)
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000))
     def test_the_order_of_rows_and_of_crops_does_not_matter(self, seed):
         rows = rows_of(12, seed=seed)
@@ -130,6 +132,7 @@ class TestPairedContrast:
 
 
 class TestHardest:
+    @settings(deadline=None)
     @given(st.integers(0, 1000), st.floats(0.01, 1.0))
     def test_are_the_share_with_the_largest_similarity(self, seed, share):
         generator = torch.Generator().manual_seed(seed)
@@ -248,6 +251,7 @@ class TestBankContrast:
         assert loss.item() == pytest.approx(0, abs=1e-6)
         assert rows.grad.isfinite().all()
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000))
     def test_the_crops_roles_can_be_swapped(self, seed):
         rows, labels, confidence, bank = self.inputs(seed)

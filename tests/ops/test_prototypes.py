@@ -96,6 +96,7 @@ def means_of(vectors, present=None):
 
 
 class TestCumulativeUpdate:
+    @settings(deadline=None)
     @given(st.integers(1, 7), st.integers(0, 3))
     def test_is_the_unweighted_mean_of_image_means(self, images, seed):
         vectors = random(images, 2, 3, seed=seed, dtype=torch.float32)

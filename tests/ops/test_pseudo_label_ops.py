@@ -82,6 +82,7 @@ class TestConsensus:
         assert labels.tolist() == [[[0, 255, 2, 255, 255, 255]]]
         assert float(kept) == pytest.approx(2 / 6)
 
+    @settings(deadline=None)
     @given(st.integers(0, 99))
     def test_value_is_that_of_a_naive_loop_whichever_comes_first(self, seed):
         first, second = label_map(2, 3, 4, seed=seed), label_map(2, 3, 4, seed=seed + 100)

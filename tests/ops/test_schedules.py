@@ -13,6 +13,7 @@ class TestPoly:
         assert [poly(iteration, 4, 1.0) for iteration in range(6)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
         assert poly(150_000, 250_000, 0.9) == pytest.approx(0.438, abs=5e-4)  # where AdaptSegNet stops
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000), st.integers(1, 500), st.floats(0.1, 3))
     def test_falls_from_one_to_zero(self, iteration, total, power):
         assert 0 <= poly(iteration + 1, total, power) <= poly(iteration, total, power) <= 1
@@ -30,6 +31,7 @@ class TestWarmup:
     def test_no_warmup(self):
         assert warmup(0, 0) == 1
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000), st.integers(0, 500))
     def test_grows_to_one(self, iteration, length):
         assert 0 < warmup(iteration, length) <= warmup(iteration + 1, length) <= 1
@@ -40,10 +42,12 @@ class TestEmaKeep:
     def test_values(self):
         assert [ema_keep(iteration, 0.9) for iteration in (0, 1, 3, 9, 100)] == [0.0, 0.5, 0.75, 0.9, 0.9]
 
+    @settings(deadline=None)
     @given(st.integers(0, 10**6), st.floats(0, 1))
     def test_grows_to_its_limit(self, iteration, most):
         assert 0 <= ema_keep(iteration, most) <= ema_keep(iteration + 1, most) <= most
 
+    @settings(deadline=None)
     @given(st.integers(1, 50))
     def test_without_limit_it_averages_all_values(self, count):
         average = 0.0
@@ -63,6 +67,7 @@ class TestPortions:
         assert portions(9, 0.2, 0.05, 0.5, "paper")[-2:] == [0.5, 0.5]
 
     @pytest.mark.parametrize("rule", ["paper", "released"])
+    @settings(deadline=None)
     @given(st.integers(0, 12), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.5, 1))
     def test_grow_step_by_step_and_never_more_than_a_step_too_far(self, rule, rounds, start, step, most):
         found = portions(rounds, start, step, most, rule)

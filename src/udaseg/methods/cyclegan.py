@@ -42,7 +42,7 @@ from udaseg.methods.base import Context, Knobs, LossWeights, Method, MethodSpec,
 from udaseg.nets.discriminators import PatchDiscriminator
 from udaseg.nets.translator import Generator as ImageGenerator
 from udaseg.ops.adversarial import SOURCE, TARGET, domain_accuracy, domain_loss, frozen
-from udaseg.ops.translation import edge_loss
+from udaseg.ops.edges import edge_loss
 from udaseg.types import Positive
 
 BETAS = (0.5, 0.999)  # Adam's, as in the paper's and DiGA's release

@@ -1,32 +1,20 @@
-"""Giving an image another one's look without training, and a loss that preserves edges in a translated image."""
+"""Giving an image another one's look, without training."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from udaseg.ops.precision import rounded_sqrt
 
 # sRGB's primaries in XYZ under D65 (IEC 61966-2-1).
 WHITE = (0.95047, 1.0, 1.08883)
-
-
 TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
     (0.2126729, 0.7151522, 0.0721750),
     (0.0193339, 0.1191920, 0.9503041),
 )
-
-
 KNEE = 6 / 29  # below it CIE's cube root is linear
-
-
 SMALLEST = 0.01  # standard deviation in L*a*b* below which a channel counts as constant: it is invisible
-
-
 ABSENT = 1e-6  # amplitude, as a share of the largest possible one, below which a frequency has no phase
-
-
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
@@ -124,47 +112,6 @@ def fourier_transfer(source: Tensor, target: Tensor, share: float) -> Tensor:
     return torch.fft.irfft2(torch.polar(amplitude, content.angle()), (height, width)).clamp(0, 1)
 
 
-def label_edges(labels: Tensor) -> Tensor:
-    """Pixels whose 3x3 neighbourhood holds two labels or more: a line two pixels wide along each boundary.
-
-    Args:
-        labels: (B, H, W) integer; 255 is a label like any other, because unlabelled areas are often objects.
-
-    Returns:
-        (B, H, W) bool.
-
-    Raises:
-        ValueError: labels of another shape or type.
-    """
-    if labels.dim() != 3 or labels.is_floating_point():
-        raise ValueError(f"integer labels (B, H, W) expected, found {tuple(labels.shape)} {labels.dtype}")
-    numbers = labels.float()  # exact: ids are small
-    highest, lowest = (sign * F.max_pool2d(sign * numbers, 3, stride=1, padding=1) for sign in (1, -1))
-    return highest != lowest
-
-
-def edge_loss(image: Tensor, other: Tensor, labels: Tensor) -> Tensor:
-    """How much the Laplacians of two images' brightness differ at the boundaries of a label map.
-
-    A change of colour or brightness that is the same on both sides of a boundary costs nothing, unlike in DiGA's
-    release, which compares the colours themselves. The absolute difference is averaged over all pixels, as released, so
-    it is 0 without boundaries.
-
-    Args:
-        image, other: (B, 3, H, W) real, RGB in [0, 1].
-        labels: (B, H, W) integer, see `label_edges`.
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    if image.shape != other.shape or image.dim() != 4 or image.shape[1] != 3:
-        raise ValueError(f"two images (B, 3, H, W) expected, found {tuple(image.shape)} and {tuple(other.shape)}")
-    if labels.shape != (len(image), *image.shape[2:]):
-        raise ValueError(f"labels of the images {tuple(image.shape)} expected, found {tuple(labels.shape)}")
-    change = ((other - image) * image.new_tensor(LUMA)[:, None, None]).sum(1)
-    return (_laplacian(change).abs() * label_edges(labels)).mean()
-
-
 def _mean(images: Tensor) -> Tensor:
     return images.mean((2, 3), keepdim=True)
 
@@ -188,9 +135,3 @@ def _require_pairs(source: Tensor, target: Tensor) -> None:
     _require_images(target)
     if len(source) != len(target):
         raise ValueError(f"a target image for each source image expected, found {len(source)} and {len(target)}")
-
-
-def _laplacian(maps: Tensor) -> Tensor:
-    """Sum of the four neighbours minus four times the pixel, of (B, H, W), with replicated borders."""
-    down, across = maps.diff(dim=1), maps.diff(dim=2)
-    return F.pad(down, (0, 0, 0, 1)) - F.pad(down, (0, 0, 1, 0)) + F.pad(across, (0, 1)) - F.pad(across, (1, 0))
