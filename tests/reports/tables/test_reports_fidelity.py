@@ -76,7 +76,7 @@ def test_each_value_is_explained() -> None:
 
 
 def test_the_plan_tells_the_report() -> None:
-    spec = make_plan(load_params(ROOT / "params.yaml", "toytown")).report.spec
+    spec = make_plan(load_study(ROOT / "params.yaml", "toytown")).report.spec
     assert isinstance(spec, ReportSpec) and spec.fidelity == FIELDS
 
 
@@ -169,7 +169,7 @@ def test_a_record_that_does_not_name_the_fields_has_the_same_effects(swept: Path
     paper = {PIXEL: "paper", PATCH: "paper"}
     points = {24: paper | {PIXEL: "released"}, 32: paper, 48: {PIXEL: "released", PATCH: "released"}}
     report = with_points(read_report(swept), points)
-    named, unnamed = fidelity_table(report), fidelity_table(replace(report, fidelity=[]))
+    named, unnamed = (fidelity_table(Comparisons(each)) for each in (report, replace(report, fidelity=[])))
     assert named is not None and unnamed is not None
     columns = ["of", "field", "effect_mean", "effect_low", "effect_high", "effect_p_holm"]
     measured = named.numbers.dropna(subset="effect_mean")[columns]
