@@ -1,22 +1,29 @@
-# Needs Python 3.11 (with venv), git and make; everything else is installed into .venv from requirements.lock.
+# Needs git, make and Python 3.11, 3.12 or 3.13 with venv; everything else is installed into .venv from requirements.lock.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo study test test-slow environment lock clean
+.PHONY: demo study test test-slow environment python lock clean
 
-# The first of these that is Python 3.11; `make PYTHON=/path/to/python3.11 …` names another.
-PYTHON ?= $(shell for name in python3.11 python3 python; do \
-	$$name -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$name && break; done)
+# PYTHON is the newest supported one that can make virtual environments; `make PYTHON=/path/to/python …` names another.
+# Links are followed, so that inside an activated .venv it is the Python that .venv was made with.
+USABLE := import os, sys, ensurepip, venv; (3, 11) <= sys.version_info < (3, 14) or sys.exit(1); \
+	print(os.path.realpath(sys.executable))
+ifndef PYTHON
+PYTHON := $(shell for name in python3.13 python3.12 python3.11 python3 python $(CURDIR)/.venv/bin/python; do \
+	$$name -c '$(USABLE)' 2>/dev/null && break; done)
+endif
+VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
+VENV := .venv
 # Without compiled modules each of the many processes would compile PyTorch's sources first, ten seconds and more.
 unexport PYTHONDONTWRITEBYTECODE
-BIN := .venv/bin
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
-# Stamps are named after what they were made from and written last: a changed lock makes a new environment, a changed
-# pyproject.toml only installs the package anew, and an interrupted installation leaves no stamp.
-LOCKED := .venv/locked-$(shell sha256sum requirements.lock | cut -c1-16)
-PACKAGE := .venv/package-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
-# One training per device: `python -m udaseg.machine.devices` counts them. With 0 devices the cores alone are the limit.
-SNAKEMAKE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores all --resources gpu=$$($(BIN)/python -m udaseg.machine.devices)
+# Stamps are named after what they were made from and written last: another Python or a changed lock makes a new
+# environment, a changed pyproject.toml only installs the package anew, an interrupted installation leaves no stamp.
+LOCKED := $(VENV)/locked-$(VERSION)-$(shell sha256sum requirements.lock | cut -c1-16)
+PACKAGE := $(VENV)/package-$(VERSION)-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
+# One training per device: `udaseg devices` counts them. With 0 devices the cores alone are the limit.
+SNAKEMAKE = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --cores all --resources gpu=$$($(BIN)/udaseg devices)
 
 demo: environment
 	$(SNAKEMAKE)
@@ -27,7 +34,7 @@ study: environment
 test: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 	$(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal --durations 20
 
 test-slow: environment
@@ -37,38 +44,39 @@ environment: $(PACKAGE)
 
 $(PACKAGE): | $(LOCKED)
 	$(PIP) --no-deps --no-build-isolation --editable .
-	rm -f .venv/package-*
+	rm -f $(VENV)/package-*
 	touch $@
+
+# Prints PYTHON's version; when it cannot be used, says so and what to do.
+python:
+	@$(if $(PYTHON),$(PYTHON) -c '$(USABLE)' >/dev/null 2>&1,false) && echo $(VERSION) || { echo \
+		"$(if $(PYTHON),$(PYTHON) is not,There is no) Python 3.11, 3.12 or 3.13 that can make virtual environments." \
+		"Debian, Ubuntu: apt-get install python3 python3-venv; elsewhere: make PYTHON=/path/to/python3.12 …" >&2; exit 1; }
 
 # Hashes are checked for everything; nothing is built but what is published as source only, and that with the locked
 # setuptools: no build fetches anything. Python compiles what is imported, which is a small part, when it is imported.
 SOURCE_ONLY := connection-pool,antlr4-python3-runtime
 $(LOCKED):
-	@$(if $(PYTHON),,echo "Python 3.11 was not found. Debian 12: apt-get install python3.11 python3.11-venv;" \
-		"elsewhere: make PYTHON=/path/to/python3.11 …" >&2; exit 1)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "$(PYTHON) is not Python 3.11, the one version this project is tested on." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo "$(PYTHON) cannot make virtual environments. Debian 12: apt-get install python3.11-venv" >&2; exit 1; }
-	rm -rf .venv
-	$(PYTHON) -m venv .venv
-	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > .venv/setuptools.lock
-	$(PIP) --require-hashes --only-binary :all: -r .venv/setuptools.lock
-	@echo "installing requirements.lock into .venv (about 3.4 GB to fetch; minutes)"
+	@$(MAKE) --no-print-directory PYTHON=$(PYTHON) python
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > $(VENV)/setuptools.lock
+	$(PIP) --require-hashes --only-binary :all: -r $(VENV)/setuptools.lock
+	@echo "installing requirements.lock into $(VENV) (about 3.4 GB to fetch; minutes)"
 	$(PIP) --require-hashes --no-build-isolation --use-pep517 --only-binary :all: \
 		--no-binary $(SOURCE_ONLY) --no-compile -r requirements.lock
 	touch $@
 
-# Writes requirements.lock from pyproject.toml: the one way in which it is made. Versions in it stay unless
-# pyproject.toml asks for others; remove the file first to move every version.
-lock:
+# Writes requirements.lock, which serves all three Pythons, from pyproject.toml: the one way in which it is made.
+# Versions in it stay unless pyproject.toml asks for others; remove the file first to move every version.
+lock: python
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	$(PYTHON) -m venv "$$tools"; \
 	"$$tools/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9; \
 	"$$tools/bin/uv" pip compile pyproject.toml --extra dev --generate-hashes --no-annotate --no-emit-index-url \
-		--python-version 3.11 -o requirements.lock --quiet
+		--universal --python-version 3.11 -o requirements.lock --quiet
 
 # What the tools leave behind. Runs, data and reports are results: they stay.
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,8 +4,8 @@ The rules only look things up in the plan.
 
     snakemake --cores all --resources gpu=4
     snakemake --cores all --config study=toytown
-    snakemake --cores all --config study=toytown records=yes   # takes what lies in reports/reference as finished
-    snakemake --cores all -- data                              # or runs: only so far
+    snakemake --cores all --config study=toytown records=yes   # jobs recorded in reports/reference count as finished
+    snakemake --cores all -- data                              # only the data sets; -- runs: everything but the report
 """
 
 import shlex
@@ -13,64 +13,62 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from udaseg.archive.dvc_snapshot import PARTS
 from udaseg.cli.workflow import open_study
 from udaseg.errors import UserError
-from udaseg.archive.dvc_snapshot import PARTS
+from udaseg.runs.kinds import KINDS
+from udaseg.runs.spec import exactness
 
 try:
-    PLAN = open_study(config.get("study"), sys.argv, workflow.is_main_process, str(config.get("records", "no")))
+    PLAN = open_study(config.get("study"), sys.argv[1:], workflow.is_main_process, str(config.get("records", "no")))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 UDASEG = f"{shlex.quote(sys.executable)} -m udaseg.cli.main"
 
 
-def parents(folder):
-    """Markers of the jobs that the job of `folder` needs, but for those that records stand for."""
-    return [parent.marker for parent in PLAN.jobs[folder].parents if parent.folder not in PLAN.left_out]
+def markers(jobs):
+    """Markers of the jobs that records do not stand for."""
+    return [job.marker for job in jobs if job.folder not in PLAN.left_out]
 
 
-def spec(folder):
-    """The file that tells the job of `folder` what to do."""
-    return PLAN.jobs[folder].spec_path
+def parents(wildcards):
+    """Markers of the jobs that this one needs. Their times do not matter: that they exist means that they are done."""
+    return ancient(markers(PLAN.jobs[wildcards.folder].parents))
+
+
+def spec(wildcards):
+    """The file with this job's configuration."""
+    return PLAN.jobs[wildcards.folder].spec_path
+
+
+def cpus(wildcards):
+    """PyTorch's threads in this job, which are part of its spec."""
+    return exactness(PLAN.jobs[wildcards.folder].spec).threads
 
 
 report: "workflow/report/workflow.rst"
 
 
-wildcard_constraints:
-    archive=r"[^/]+",
-    set=r"[^/]+",
-    run=r"[^/]+/[^/]+/[^/]+",
-    evaluation=r"[0-9a-f]+",
-    labels=r"[0-9a-f]+",
-    quality=r"[0-9a-f]+",
-    pair=r"[^/]+",
-    translation=r"[0-9a-f]+",
-
-
 rule all:
     input:
-        [job.marker for job in PLAN.jobs.values() if job.folder not in PLAN.left_out],
+        markers(PLAN.jobs.values()),
         f"{PLAN.report.folder}/index.html",
         PLAN.tracking_note,
 
 
 rule data:
     input:
-        [job.marker for job in PLAN.jobs.values() if job.kind in PARTS["data"] and job.folder not in PLAN.left_out],
+        markers(job for job in PLAN.jobs.values() if job.kind in PARTS["data"]),
 
 
 rule runs:
     input:
-        [job.marker for job in PLAN.jobs.values() if job.kind in PARTS["runs"] and job.folder not in PLAN.left_out],
+        markers(job for job in PLAN.jobs.values() if job.kind in PARTS["runs"]),
 
 
 include: "workflow/rules/data.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/label.smk"
-include: "workflow/rules/translate.smk"
-include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/runs.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -83,7 +81,7 @@ onsuccess:
 
 
 onerror:
-    # Whoever goes on past a failed run (-k) wants to see the others: a report is not refused because one run failed. What
-    # is missing is a footnote there, the exit status still tells of the failure, and the next call writes it again.
-    if {"-k", "--keep-going"} & set(sys.argv):
+    # With --keep-going, a failed run does not stop the others, and the report shows a footnote for it. The exit status
+    # still says that a run failed, and the next call writes the report again.
+    if workflow.execution_settings.keep_going:
         shell("{UDASEG} report {PLAN.report.spec_path:q}")

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from udaseg.config.schema import ToytownData
-from udaseg.data.datasets.base import open_dataset
-from udaseg.data.sets.build import prepare
+from udaseg.data.datasets.toytown import ToytownData
 from udaseg.data.sets.images import read_ids, read_image
+from udaseg.data.sets.prepare import prepare
 from udaseg.data.sets.read import PreparedSet
 from udaseg.validation import validate
 
@@ -24,7 +23,7 @@ CLASSES = ["road", "building", "sky", "car"]
 def rendered(folder: Path, size: tuple[int, int], images: int) -> PreparedSet:
     content = {"kind": "toytown", "domain": "target", "world": 1, "size": list(size), "counts": {"train": images}}
     spec = validate(ToytownData, content)
-    prepare("toytown", open_dataset(spec, None, folder), content, CLASSES, size, folder / "set")
+    prepare("toytown", spec.open(), content, CLASSES, size, folder / "set")
     return PreparedSet(folder / "set")
 
 

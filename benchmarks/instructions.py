@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.machine.cpu import limit_instructions
 
 SETTINGS = ("native", "portable")
@@ -35,7 +35,7 @@ def measure(setting: str) -> None:
 
     import torch
 
-    from udaseg.config.schema import Network
+    from udaseg.config.training import Network
     from udaseg.machine.environment import make_exact
     from udaseg.nets.build import build_network
     from udaseg.ops.losses import cross_entropy, resize

@@ -2,9 +2,8 @@
 
 import difflib
 import json
-import types
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,7 +13,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Model(BaseModel):
-    """Unknown keys are refused, nothing is coerced, nothing can be changed afterwards."""
+    """Unknown keys are refused, nothing is coerced, nothing can be changed afterwards.
+
+    A string under a field is its description: meaning, unit, the paper's value and source.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -33,9 +35,9 @@ def validate(model: type[M], raw: Any, prefix: str = "") -> M:
 
 
 def validate_fields(model: type[BaseModel], raw: Any, prefix: str = "") -> None:
-    """UserError with a line for every key of `raw` that is wrong by itself, as `validate` has it.
+    """UserError with a line for every key of `raw` that is wrong by itself, as in `validate`.
 
-    What a validator of the model says of several keys together is left out.
+    What the model's own validators say about several keys together is left out.
     """
     try:
         model.model_validate_json(json.dumps(raw))
@@ -52,6 +54,19 @@ def require_known(path: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"{path}: '{name}' is not known; {suggestion(name, names)}")
 
 
+def refuse_address(path: str, found: str) -> None:
+    """ValueError for an address where a path on this machine belongs. It is not repeated: it may hold a password."""
+    if "://" in found:
+        raise ValueError(f"{path}: is an address; expected a path on this machine")
+
+
+def refuse_twice(path: str, entries: Sequence[Any]) -> None:
+    """ValueError when a list has an entry more than once."""
+    twice = [entry for index, entry in enumerate(entries) if entry in entries[:index]]
+    if twice:
+        raise ValueError(f"{path}: names {twice[0]} twice")
+
+
 def suggestion(name: str, known: Sequence[str]) -> str:
     """The known name that was probably meant, or all of them."""
     near = difflib.get_close_matches(name, known, n=1)
@@ -59,88 +74,36 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _describe(model: type[BaseModel], detail: Any, prefix: str) -> str:
-    """One line for one of pydantic's errors. Validators of ours begin their messages with the key below their model."""
-    kind, found = detail["type"], detail["input"]
-    words, reached = _follow(model, detail["loc"])
+    """One line for one of pydantic's errors. Our validators begin their messages with the key below their model."""
+    kind, found, location = detail["type"], detail["input"], detail["loc"]
+    words = [str(part) for part in location if part != "[key]"]
     path = ".".join([prefix, *words] if prefix else words)
     if kind == "extra_forbidden":
-        _, holders = _follow(model, detail["loc"][:-1])
-        return f"{path}: unknown key; {suggestion(words[-1], [key for part in holders for key in part.model_fields])}"
+        return f"{path}: unknown key; {suggestion(words[-1], _siblings(model, location))}"
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
         return f"{path}.{message}" if path else message
     if kind == "missing":
         return f"{path}: is required, but not given"
-    if kind == "union_tag_not_found":
-        return f"{path}.kind: is required, but not given; known: {', '.join(_tags(reached))}"
-    if kind == "union_tag_invalid":
-        return f"{path}.kind: '{detail['ctx']['tag']}' is not known; {suggestion(detail['ctx']['tag'], _tags(reached))}"
     message = f"{path}: {detail['msg']}, found {json.dumps(found)[:200]}"
-    if kind in ("float_type", "int_type") and isinstance(found, str) and _is_number(found):
-        # YAML 1.1 wants a point in a number with an exponent, and takes 1e-4 for text.
-        message += f"; YAML reads this as text: write {_with_point(found)}"
     if kind == "literal_error" and isinstance(found, str):
         allowed = [part.strip("'") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         message += "; " + suggestion(found, allowed) if difflib.get_close_matches(found, allowed, n=1) else ""
     return message
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _siblings(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys that are allowed beside the last one of pydantic's path."""
+    here = [model]
+    for part in location[:-1]:  # keys of mappings and places in lists name no field, and stay where they are
+        below = [field.annotation for found in here if (field := found.model_fields.get(str(part)))]
+        here = [found for annotation in below for found in _models(annotation)] or here
+    return [key for found in here for key in found.model_fields]
 
 
-def _with_point(text: str) -> str:
-    mantissa, mark, exponent = text.lower().partition("e")
-    if not mark:
-        return f"{text} without quotes"
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
-
-
-def _follow(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Pydantic's path as the user wrote it, without the tags of unions, and the models among which it ends."""
-    words: list[str] = []
-    here = _alternatives(model)
-    for part in location:
-        models = _models(here)
-        if len(models) > 1 and part in _tags(models):
-            here = [found for found in models if part in _tags([found])]
-            continue
-        if part != "[key]":
-            words.append(str(part))
-        here = [deeper for found in here for deeper in _below(found, part)]
-    return words, _models(here)
-
-
-def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:
-    return [found for found in annotations if isinstance(found, type) and issubclass(found, BaseModel)]
-
-
-def _tags(models: Iterable[type[BaseModel]]) -> list[str]:
-    return [tag for found in models if "kind" in found.model_fields for tag in get_args(_kind(found))]
-
-
-def _kind(model: type[BaseModel]) -> Any:
-    annotation = model.model_fields["kind"].annotation
-    return annotation if get_origin(annotation) is Literal else None
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    """A type without `Annotated`, and every member of a union."""
-    if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [found for member in get_args(annotation) for found in _alternatives(member)]
-    return [annotation]
-
-
-def _below(annotation: Any, part: int | str) -> list[Any]:
-    """What lies in a model, mapping or sequence of this type under the key or place `part`."""
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in an annotation, such as both of `dict[str, A] | B`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get(str(part))
-        return _alternatives(field.annotation) if field else []
-    members = get_args(annotation)
-    return _alternatives(members[-1]) if members else []
+        yield annotation
+    for member in get_args(annotation):
+        yield from _models(member)

@@ -8,7 +8,7 @@ import pytest
 from support.project import tiny, write_study
 
 from udaseg.cli import workflow as driver
-from udaseg.cli.workflow import only_driver, open_study
+from udaseg.cli.workflow import only_driver, only_looks, open_study
 from udaseg.errors import UserError
 from udaseg.runs.files import write_json
 
@@ -33,26 +33,50 @@ def is_locked() -> bool:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["-n", "-np", "-Fn", "--dry-run", "--dryrun", "--report", "--report=r.html", "--dag", "--summary", "-l", "--lint"],
+    [
+        *(
+            "-n",
+            "-np",
+            "-Fn",
+            "-kn",
+            "--dry-run",
+            "--dryrun",
+            "--dry-r",
+            "--report",
+            "--report=r.html",
+            "--report r.zip",
+        ),
+        *("--dag", "--dag=mermaid-js", "--rulegraph", "--filegraph", "--d3dag", "--summary", "-S", "-D", "-l"),
+        *("--list-rules", "--list-target-rules", "--list-changes code", "--lint", "--lint json"),
+        *("--delete-all-output -n", "-n -- all", "--config study=tiny -n"),
+    ],
 )
 def test_a_look_takes_no_lock(folder: Path, arguments: str) -> None:
-    open_study("tiny", ["snakemake", "--cores", "2", arguments], main_process=True)
-    assert not is_locked()
+    assert only_looks(["--cores", "2", *arguments.split()])
+    if arguments in ("-n", "--report"):
+        open_study("tiny", ["--cores", "2", *arguments.split()], main_process=True)
+        assert not is_locked()
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--cores all", "-c2", "--config study=tiny", "-k", "-R prepare", "-j 2 --nolock"]
+    "arguments",
+    [
+        *("--cores all", "-c2", "--config study=tiny", "-k", "-kp", "-R prepare", "-j 2 --nolock", "--touch"),
+        *("-c1 --report r.html --report-after-run", "--delete-all-output", "--unlock", "--cores 1 -- -n"),
+    ],
 )
 def test_a_run_holds_the_lock(folder: Path, arguments: str) -> None:
-    open_study("tiny", ["snakemake", *arguments.split()], main_process=True)
-    assert is_locked()
-    open_study("tiny", ["snakemake", "-n"], main_process=True)
-    with pytest.raises(UserError, match=r"another snakemake works in this folder; wait for it, .* \(process \d+\)"):
-        open_study("tiny", ["snakemake", "--cores", "1"], main_process=True)
+    assert not only_looks(arguments.split())
+    if arguments in ("--cores all", "-kp"):
+        open_study("tiny", arguments.split(), main_process=True)
+        assert is_locked()
+        open_study("tiny", ["-n"], main_process=True)
+        with pytest.raises(UserError, match=r"another snakemake works in this folder; wait for it, .* \(process \d+\)"):
+            open_study("tiny", ["--cores", "1"], main_process=True)
 
 
 def test_a_job_takes_no_lock(folder: Path) -> None:
-    open_study("tiny", ["snakemake", "--cores", "1"], main_process=False)
+    open_study("tiny", ["--cores", "1"], main_process=False)
     assert not is_locked()
 
 

@@ -13,7 +13,7 @@ from udaseg.cli.main import main
 
 VERBS = (
     *("plan", "download", "prepare", "train", "label", "quality", "translate", "evaluate", "report", "track"),
-    *("predict", "keep", "gc"),
+    *("predict", "keep", "verify", "snapshot", "devices", "gc"),
 )
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.project import load, tiny, write_study
+from support.project import load, tiny
 
-from udaseg.config.schema import FolderData, Params
+from udaseg.config.schema import Params
+from udaseg.data.datasets.folder import FolderData
 from udaseg.errors import UserError
 from udaseg.jobs.plan import make_plan
-from udaseg.study.resolve import load_params, overlay, resolve_stage
 from udaseg.validation import Model, validate
 
 UNLABELLED = "datasets: {mine: {kind: folder, root: x, labels: null, class_map: {'7': road}}}\n"
@@ -53,11 +53,7 @@ SOME_LABELS = IN_DANN % "train: {source: {labelled_target: {images: 3, finish: 0
         (IN_DANN % "init: {student: main}", "main.init.student: 'main' is not known"),
         # Wrong types.
         ("train: {iterations: 3.5}", "train.iterations: .*valid integer, found 3.5"),
-        ("train: {iterations: '3'}", 'train.iterations: .*valid integer, found "3"; .* write 3 without quotes'),
-        ("optim: {lr: 1e-4}", 'optim.lr: .*found "1e-4"; YAML reads this as text: write 1.0e-4'),
-        ("optim: {lr: 1e4}", 'optim.lr: .*found "1e4"; YAML reads this as text: write 1.0e\\+4'),
-        (IN_DANN % "weights: {domain: 1e-3}", 'main.weights.domain: .*found "1e-3".* write 1.0e-3'),
-        (IN_DANN % "knobs: {classifier_lr: 1e-3}", 'knobs.classifier_lr: .*found "1e-3".* write 1.0e-3'),
+        ("train: {iterations: '3'}", 'train.iterations: .*valid integer, found "3"'),
         ("run: dann", 'run: .*found "dann"'),
         ("train: 3", "train: .*found 3"),
         ("mirror: 3", "mirror: .*found 3"),
@@ -157,8 +153,8 @@ def test_every_problem_of_a_study_is_in_one_message(tmp_path: Path) -> None:
 
 
 def test_an_unlabelled_target_without_scores_and_oracle_is_allowed(tmp_path: Path) -> None:
-    params = load(tmp_path, ON_MINE + "evaluate: {monitor: null, report: null}\nrun: [source_only, dann]")
-    assert not params.datasets["mine"].has_labels()
+    study = load(tmp_path, ON_MINE + "evaluate: {monitor: null, report: null}\nrun: [source_only, dann]")
+    assert not study.datasets["mine"].has_labels()
 
 
 def test_the_oracle_is_only_asked_for_labels_where_it_runs(tmp_path: Path) -> None:
@@ -166,54 +162,32 @@ def test_the_oracle_is_only_asked_for_labels_where_it_runs(tmp_path: Path) -> No
     assert labelled.datasets["toytown_target"].has_labels()
 
 
-def test_unknown_study(tmp_path: Path) -> None:
-    write_study(tmp_path, {})
-    with pytest.raises(UserError, match=r"study: 'tinny' has no file .*; did you mean 'tiny'\?"):
-        load_params(tmp_path / "params.yaml", "tinny")
-    with pytest.raises(UserError, match="has no file"):
-        load_params(tmp_path / "params.yaml", "../studies/tiny")
-    with pytest.raises(UserError, match=r"nowhere/params.yaml: cannot be read"):
-        load_params(tmp_path / "nowhere" / "params.yaml")
-
-
-def test_the_default_study_is_the_one_params_names(tmp_path: Path) -> None:
-    write_study(tmp_path, {"seeds": [7]}, "demo")
-    assert load_params(tmp_path / "params.yaml").seeds == [7]
-    assert load_params(tmp_path / "params.yaml").study == "demo"
-
-
-def test_overlay_merges_mappings_and_replaces_the_rest() -> None:
-    base = {"a": {"x": 1, "y": [1, 2]}, "b": 1}
-    assert overlay(base, {"a": {"y": [3]}, "c": {"z": 1}}) == {"a": {"x": 1, "y": [3]}, "b": 1, "c": {"z": 1}}
-    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 1}
-
-
-def test_overlay_of_another_kind_starts_anew() -> None:
-    base = {"mine": {"kind": "toytown", "world": 1}}
-    assert overlay(base, {"mine": {"kind": "camvid", "version": 1}}) == {"mine": {"kind": "camvid", "version": 1}}
-    assert overlay(base, {"mine": {"kind": "toytown", "size": 2}})["mine"] == {"kind": "toytown", "world": 1, "size": 2}
+def test_a_number_with_an_exponent_needs_no_point(tmp_path: Path) -> None:
+    weights = IN_DANN % "weights: {domain: 1e-3}"
+    params = load(tmp_path, f"optim: {{lr: 1e-4}}\n{weights}").params
+    assert params.optim.lr == 1e-4 and params.recipes["dann"].stages["main"].weights == {"domain": 1e-3}
 
 
 def test_class_sets_of_a_study_with_other_classes_replace_those_of_params(tmp_path: Path) -> None:
-    params = load(tmp_path, {"task": {"classes": ["road", "sky"], "class_sets": {"mIoU2": ["road", "sky"]}}})
-    assert list(params.task.class_sets) == ["mIoU2"]
+    study = load(tmp_path, {"task": {"classes": ["road", "sky"], "class_sets": {"mIoU2": ["road", "sky"]}}})
+    assert list(study.params.task.class_sets) == ["mIoU2"]
 
 
 def test_null_takes_the_place_of_a_mapping(tmp_path: Path) -> None:
     window = {"size": [8, 8], "stride": [4, 4]}
-    assert load(tmp_path, {"evaluate": {"protocol": {"window": window}}}).evaluate.protocol.window is not None
-    assert load(tmp_path, {"evaluate": {"protocol": {"window": None}}}).evaluate.protocol.window is None
+    assert load(tmp_path, {"evaluate": {"protocol": {"window": window}}}).params.evaluate.protocol.window is not None
+    assert load(tmp_path, {"evaluate": {"protocol": {"window": None}}}).params.evaluate.protocol.window is None
 
 
 def test_a_stage_overrides_and_inherits(tmp_path: Path) -> None:
     over = {"train": {"iterations": 40}, "optim": {"lr": 0.5}, "network": {"norm": "eval"}, "weights": {"domain": 0.25}}
-    params = load(tmp_path, {"recipes": {"dann": {"stages": {"main": over}}}, "train": {"iterations": 80}})
-    stage = resolve_stage(params, params.recipes["dann"].stages["main"], "here")
+    study = load(tmp_path, {"recipes": {"dann": {"stages": {"main": over}}}, "train": {"iterations": 80}})
+    stage = study.recipes["dann"].stages["main"]
     assert (stage.train.iterations, stage.optim.lr, stage.network.norm) == (40, 0.5, "eval")
     assert stage.weights == {"seg": 1.0, "domain": 0.25}
     assert stage.knobs["hidden"] == 128 and stage.knobs["gamma"] == 10.0
-    other = resolve_stage(params, params.recipes["source_only"].stages["main"], "here")
-    assert (other.train.iterations, other.optim.lr) == (80, params.optim.lr)
+    other = study.recipes["source_only"].stages["main"]
+    assert (other.train.iterations, other.optim.lr) == (80, study.params.optim.lr)
 
 
 def test_a_folder_with_lists_has_the_splits_of_its_lists() -> None:
@@ -223,7 +197,7 @@ def test_a_folder_with_lists_has_the_splits_of_its_lists() -> None:
 
 
 def test_models_cannot_be_changed(tmp_path: Path) -> None:
-    params: Params = load(tmp_path, {})
+    params: Params = load(tmp_path, {}).params
     with pytest.raises(ValueError, match="frozen"):
         params.study = "other"  # type: ignore[misc]
 
@@ -246,10 +220,3 @@ def test_what_decides_the_bytes_is_in_the_address_of_all_that_computes(tmp_path:
         return {job.folder for job in made.jobs.values() if job.kind in ("train", "label", "evaluate", "translate")}
 
     assert folders() and not folders() & folders(train=change)
-
-
-@pytest.mark.parametrize("name", ["reference", "certificates", "dvc"])
-def test_a_study_does_not_write_its_report_into_a_folder_of_others(tmp_path: Path, name: str) -> None:
-    write_study(tmp_path, tiny(), name)
-    with pytest.raises(UserError, match=f"study: '{name}' is the name of a folder in reports/"):
-        load_params(tmp_path / "params.yaml", name)

@@ -7,7 +7,7 @@ import torch
 from support.tiny import CLASSES, train_spec
 from torch import nn
 
-from udaseg.config.schema import Labels, Protocol
+from udaseg.config.evaluation import Labels, Protocol
 from udaseg.engine.aggregated import Aggregated
 from udaseg.engine.predict import PLAIN, predict_scores
 from udaseg.errors import UserError

@@ -68,10 +68,8 @@ def test_label_maps_and_overlays_have_the_images_size(run, images, tmp_path):
 @pytest.mark.parametrize("weights", ["last", "best"])
 def test_an_evaluated_image_is_predicted_as_it_was_scored(weights, run, target, tmp_path):
     # The image at native size, as its data set gives it, goes in here; evaluation reads what was resized by `prepare`.
-    from udaseg.data.datasets.base import open_dataset
-
     prepared = PreparedSet(target)
-    items = open_dataset(type_of(prepared.spec), None, tmp_path).items("test")
+    items = type_of(prepared.spec).open().items("test")
     paths = []
     for item in items:
         paths.append(tmp_path / f"{item.name}.png")
@@ -84,7 +82,7 @@ def test_an_evaluated_image_is_predicted_as_it_was_scored(weights, run, target, 
 
 
 def type_of(content):
-    from udaseg.config.schema import ObjectsData
+    from udaseg.data.datasets.objects import ObjectsData
     from udaseg.validation import validate
 
     return validate(ObjectsData, content)

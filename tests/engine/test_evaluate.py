@@ -7,7 +7,7 @@ from PIL import Image
 from support.tiny import CPU, EXACT, objects_spec, prepare_objects
 from torch import nn
 
-from udaseg.config.schema import Protocol
+from udaseg.config.evaluation import Protocol
 from udaseg.data.datasets.objects import NAMES
 from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.aggregated import Aggregated

@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from support.gpus import pretend_gpus
 from support.tiny import CPU, EXACT, objects_spec, prepare_objects
 
 import udaseg
 from udaseg.cli.main import main
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.errors import UserError
-from udaseg.jobs.build import training_code
+from udaseg.jobs.job import code_of
 from udaseg.machine.cpu import PORTABLE, limit_instructions, limit_numpy, require_instructions
 from udaseg.machine.environment import describe, make_exact
-from udaseg.machine.torch_errors import told_refusals
+from udaseg.machine.torch_errors import nondeterminism_explained
 from udaseg.runs.files import read_json, sha256, write_yaml
 from udaseg.runs.folder import is_whole
 
@@ -82,7 +83,7 @@ def test_a_refusal_is_told_as_what_a_parameter_decides(tmp_path, monkeypatch, ca
 
 
 def test_other_errors_are_left_as_they_are():
-    with pytest.raises(RuntimeError, match=r"^out of memory$"), told_refusals("a job"):
+    with pytest.raises(RuntimeError, match=r"^out of memory$"), nondeterminism_explained("a job"):
         raise RuntimeError("out of memory")
 
 
@@ -98,9 +99,8 @@ def test_what_a_result_was_made_with():
     assert socket.gethostname() not in str(found) and str(Path.home()) not in str(found)  # results are published
 
 
-def test_on_a_gpu_it_is_said_what_drives_it(monkeypatch, tmp_path):
-    write_program(tmp_path / "nvidia-smi", "echo 580.65.06\necho 580.65.06\n")
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+def test_on_a_gpu_it_is_said_what_drives_it(monkeypatch):
+    pretend_gpus(monkeypatch)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
     found = describe(torch.device("cuda"), exactness(), "abc")
     assert found["device"] == "NVIDIA H100" and found["versions"]["driver"] == "580.65.06"
@@ -156,10 +156,10 @@ def place(root: Path, method: str, **changes: Any) -> Path:
     source, target = prepare_objects(sets, {"train": 4}), prepare_objects(sets, {"train": 3, "val": 2}, world=2)
     spec = objects_spec(
         source.relative_to(root), target.relative_to(root), method, knobs={"hidden": 8} if method == "dann" else {},
-        code=training_code(method), folder="results/a-b/run",
+        folder="results/a-b/run",
         train={"iterations": 60, "monitor_every": 15, "checkpoint_every": 10, "workers": 1} | changes,
     )  # fmt: skip
-    write_yaml(root / "spec.yaml", spec.model_dump(mode="json"))
+    write_yaml(root / "spec.yaml", spec.model_copy(update={"code": code_of(spec)}).model_dump(mode="json"))
     return root / "results" / "a-b" / "run"
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.tiny import CLASSES, CPU, train_spec
 from torch import nn
 
-from udaseg.config.schema import Protocol, Sliding
+from udaseg.config.evaluation import Protocol, Sliding
 from udaseg.engine.checkpoint import save_tensors
 from udaseg.engine.predict import PLAIN, _starts, load_predictor, predict_scores, to_tensor
 from udaseg.errors import UserError

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.gpus import pretend_gpus
 from support.project import load, tiny
 
-from udaseg.data.datasets.camvid import FILES, expected_files
+from udaseg.data.datasets.camvid import CamvidData
 from udaseg.estimate.estimate import Amount, Estimate, network_bytes
 from udaseg.estimate.history import device_here
 from udaseg.estimate.table import WIDTH, hours, shared, size, table
@@ -17,7 +18,8 @@ from udaseg.jobs.plan import make_plan
 from udaseg.nets.build import build_network
 from udaseg.runs.files import write_bytes, write_json, write_text, write_yaml
 from udaseg.runs.folder import publish
-from udaseg.runs.spec import TrainSpec
+from udaseg.runs.kinds import KINDS, Kind
+from udaseg.runs.spec import ReportSpec, TrainSpec
 
 GPU = "Some GPU"
 BYTES = 1000  # of the weights of every invented run
@@ -267,7 +269,7 @@ def test_sets_are_told_by_sets_that_were_drawn_alike() -> None:
 def test_a_report_is_told_by_the_one_before() -> None:
     made = plan()
     measured(made.report, 8)
-    assert seconds(made, made.report) == Amount(8.0, "derived", "from the study's report before")
+    assert seconds(made, made.report) == Amount(8.0, "derived", "from the study's previous report")
     write_text(Path(made.report.marker), "{}")
     write_bytes(Path(made.report.folder) / "index.html", bytes(BYTES))
     assert seconds(made, made.report) == Amount(8.0, "measured")
@@ -278,7 +280,7 @@ def test_a_download_is_as_large_as_what_must_be_in_it() -> None:
     made = plan(task={"target": {"dataset": "camvid"}, "classes": ["sky", "road"], "class_sets": {"both": ["sky"]}})
     (job,) = made.of_kind("download")
     found = Estimate(made, "cpu").disk(job)
-    assert found.bound == ">=" and found.value == sum(length for length, _ in expected_files(FILES).values()) > 1e6
+    assert found.bound == ">=" and found.value == sum(length for length, _ in CamvidData.archive.files().values()) > 1e6
 
 
 @pytest.mark.parametrize(
@@ -327,7 +329,8 @@ def rounds(rule: str = "class_balanced", **labels: Any) -> dict[str, Any]:
     return {"recipes": {"mine": recipe}, "run": ["mine"]}
 
 
-def test_a_kind_of_job_that_nothing_is_known_of() -> None:
+def test_a_kind_of_job_that_nothing_is_known_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "strange", Kind(ReportSpec, "strange"))
     made = plan()
     strange = made.report.spec.model_copy(update={"kind": "strange", "output": "strange", "study": "tiny"})
     job = made.add(Job(strange, (dann(made),), "something new"))
@@ -427,17 +430,10 @@ def test_numbers_are_short() -> None:
     ]  # fmt: skip
 
 
-def test_the_device_that_is_here_is_named_as_torch_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    listing = """GPU 0: Name A (UUID: GPU-aa11)
-GPU 1: Name B (80GB) (UUID: GPU-bb22)
-  MIG 3g.20gb     Device  0: (UUID: MIG-cc33)
-"""
-    command = tmp_path / "nvidia-smi"
-    command.write_text(f"#!/bin/sh\ncat <<'END'\n{listing}END\n")
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+def test_the_device_that_is_here_is_named_as_torch_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    for visible, name in (("0", "Name A"), ("MIG-cc33", "Name B (80GB) MIG 3g.20gb"), ("", "cpu")):
+    for visible, name in (("0", "Name A"), ("MIG-cc33", "Name B MIG 3g.20gb"), ("", "cpu")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert device_here() == name
     monkeypatch.setenv("SLURM_JOB_ID", "1")

@@ -1,17 +1,20 @@
 """A code fingerprint changes with what a job computes, and with nothing else."""
 
+import functools
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from udaseg.jobs import fingerprint as module
-from udaseg.jobs.fingerprint import fingerprint
+from udaseg.jobs.fingerprint import fingerprint, reread
 from udaseg.methods import METHODS
+from udaseg.runs.kinds import KINDS
 
 
 @pytest.fixture
@@ -20,26 +23,37 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     copy = tmp_path / "udaseg"
     shutil.copytree(module.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "PACKAGE", copy)
-    forget()
+    reread()
     yield copy
-    forget()
+    reread()
 
 
-def forget() -> None:
-    module.fingerprint.cache_clear()
-    module._digests.clear()
+DATASETS = ("toytown", "objects", "folder", "camvid")
+
+
+def entries() -> dict[str, list[str]]:
+    """The modules whose code decides each kind of job, one by one for every method and kind of data set."""
+    found = {}
+    for name, kind in KINDS.items():
+        variants = {"train": METHODS, "prepare": DATASETS}.get(name, ("",))
+        for variant in variants if kind.code else ():
+            spec = SimpleNamespace(method=variant, dataset={"kind": variant})
+            method = METHODS.module(variant) if variant in METHODS else ""
+            found[f"{name} {variant}".strip()] = [module.format(spec=spec, method=method) for module in kind.code]
+    return found
 
 
 def everything() -> dict[str, str]:
     """The fingerprint of every kind of job."""
-    forget()
-    found = {f"train {name}": fingerprint("engine.train", METHODS.module(name)) for name in METHODS}
-    found |= {f"prepare {kind}": fingerprint("data.sets.build", f"data.datasets.{kind}") for kind in KINDS}
-    found |= {name: fingerprint(f"offline.{name}") for name in ("label", "quality", "translate")}
-    return found | {"evaluate": fingerprint("engine.evaluate"), "report": fingerprint("reports.build")}
+    reread()
+    files = sorted(path for path in module.PACKAGE.rglob("*") if path.is_file())
+    return dict(_everything(tuple((path.relative_to(module.PACKAGE), path.read_bytes()) for path in files)))
 
 
-KINDS = ("toytown", "objects", "folder", "camvid")
+@functools.lru_cache(maxsize=8)  # the package untouched, and as the last test left it
+def _everything(state: tuple[tuple[Path, bytes], ...]) -> dict[str, str]:
+    """Taken once for each state of the package's files."""
+    return {name: fingerprint(*modules) for name, modules in entries().items()}
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -79,7 +93,7 @@ def test_a_number_or_a_name_or_an_operator_counts(package: Path) -> None:
     seen = set()
     for line in ("x = 1 + 2", "x = 1 + 3", "x = 1 - 3", "y = 1 - 3", "y = 1 - 3.0", "y = 1 - '3'", "y = [1, -3]"):
         (package / "ops" / "added.py").write_text(f"{line}\n")
-        forget()
+        reread()
         seen.add(fingerprint("ops.added"))
     assert len(seen) == 7
 
@@ -121,7 +135,10 @@ def test_files_that_a_module_reads_count(package: Path) -> None:
 
 def test_plumbing_changes_nothing(package: Path) -> None:
     before = everything()
-    for part in ("cli", "config", "jobs", "study", "tracking", "errors.py", "machine/devices.py", "runs/folder.py"):
+    download = [f"data/archives/{name}.py" for name in ("download", "unpack", "fetch")]
+    contact_sheet = ("data/sets/contact_sheet.py", "data/sets/prepare.py")
+    plumbing = ("cli", "config", "jobs", "study", "tracking", "errors.py", "machine/devices.py", "runs/folder.py")
+    for part in (*plumbing, *download, *contact_sheet):
         for path in [package / part] if part.endswith(".py") else (package / part).glob("*.py"):
             path.write_text(path.read_text() + "\nADDED = 1\n")
     assert changed(before) == set()
@@ -191,19 +208,15 @@ def test_every_supported_python_takes_the_same_fingerprints(python: str) -> None
         "import json, sys; sys.path.insert(0, sys.argv[1]); from udaseg.jobs.fingerprint import fingerprint;"
         "print(json.dumps([fingerprint(*entries) for entries in json.loads(sys.argv[2])]))"
     )
-    entries = [
-        *(["engine.train", METHODS.module(name)] for name in METHODS),
-        ["data.sets.build", "data.datasets.toytown"],
-    ]
-    entries += [["reports.build"], ["offline.label"], ["engine.evaluate"]]
-    command = [python, "-I", "-c", code, str(module.PACKAGE.parent), json.dumps(entries)]
+    found = entries().values()
+    command = [python, "-I", "-c", code, str(module.PACKAGE.parent), json.dumps([*found])]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         if isinstance(error, subprocess.CalledProcessError) and "Traceback" in error.stderr:
             raise AssertionError(error.stderr) from None
         pytest.skip(f"{python} is not installed")
-    assert json.loads(answer.stdout) == [fingerprint(*each) for each in entries]
+    assert json.loads(answer.stdout) == [fingerprint(*each) for each in found]
 
 
 def test_a_circle_of_imports_is_named(package: Path) -> None:

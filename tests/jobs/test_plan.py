@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.project import load, tiny
 
-from udaseg.data.datasets.camvid import FOLDER
+from udaseg.data.datasets.camvid import CamvidData
 from udaseg.errors import UserError
 from udaseg.jobs.job import Job, Plan, unplanned, write_specs
 from udaseg.jobs.plan import make_plan
@@ -145,7 +145,7 @@ def test_a_new_seed_leaves_the_old_ones(tmp_path: Path) -> None:
 
 def test_folder_names_say_what_differs(tmp_path: Path) -> None:
     folder = by_label(plan(tmp_path))["dann.main seed=0"].folder
-    assert re.match(r"results/toytown_source-toytown_target/dann/hidden=128,\S*seed=0-[0-9a-f]{10}$", folder)
+    assert re.match(r"results/toytown_source-toytown_target/dann/hidden=128_\S*seed=0-[0-9a-f]{10}$", folder)
     assert len(folder.rpartition("-")[2]) == 10
 
 
@@ -167,7 +167,7 @@ def test_an_archive_is_downloaded_before_its_set_is_prepared(tmp_path: Path) -> 
     made = plan(tmp_path, mirror="/archives", task={"target": {"dataset": "camvid"}, **classes})
     (download,) = made.of_kind("download")
     assert isinstance(download.spec, DownloadSpec) and download.spec.mirror == "/archives"
-    assert download.marker == download.folder == f"data/downloads/{FOLDER}"
+    assert download.marker == download.folder == f"data/downloads/{CamvidData.archive.folder}"
     assert by_label(made)["data set camvid"].parents == (download,)
     assert by_label(made)["data set toytown_source"].parents == ()
 

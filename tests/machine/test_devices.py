@@ -1,6 +1,5 @@
-"""Devices are handed out without overlap, freed by the kernel, and all or nothing."""
+"""Devices are handed out without overlap and freed by the kernel."""
 
-import fcntl
 import itertools
 import json
 import os
@@ -12,15 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+from support.gpus import FAKE, GPUS, pretend_gpus
 
-from udaseg.machine.devices import parse_listing
+from udaseg.cli.main import main
+from udaseg.machine.devices import visible_devices
+from udaseg.machine.nvml import driver_version, present_gpus
 
 # take, log [device, start, end] for each, with the system-wide monotonic clock; then hold on for `hold` seconds
 TAKER = """
 import json, sys, time
 from udaseg.machine.devices import take_device
-count, devices, hold = int(sys.argv[1]), sys.argv[2].split(","), float(sys.argv[3])
-device = take_device(count, devices)
+hold = float(sys.argv[1])
+device = take_device()
 start = time.monotonic()
 print("holding", *device.ids, file=sys.stderr, flush=True)
 time.sleep(hold)
@@ -29,14 +31,17 @@ print(json.dumps([[name, start, time.monotonic()] for name in device.ids]), flus
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "CUDA", "CUBLAS"))}
-    return {**kept, "TMPDIR": str(folder), **variables}
+    """Of a process that sees no GPUs, and takes the ids in CUDA_VISIBLE_DEVICES as they are written."""
+    hidden = ("SLURM", "CUDA", "CUBLAS", "FAKE_GPUS")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    path = os.pathsep.join([str(FAKE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**kept, "TMPDIR": str(folder), "PYTHONPATH": path, **variables}
 
 
-def start_taker(folder: Path, count: int, devices: str, hold: float) -> subprocess.Popen[str]:
+def start_taker(folder: Path, devices: str, hold: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", TAKER, str(count), devices, str(hold)],
-        env=environment(folder),
+        [sys.executable, "-c", TAKER, str(hold)],
+        env=environment(folder, CUDA_VISIBLE_DEVICES=devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,67 +80,51 @@ def assert_apart(by_device: dict[str, list[tuple[float, float]]]) -> None:
 
 
 def test_twelve_processes_share_three_devices_without_overlap(tmp_path: Path) -> None:
-    by_device = intervals([start_taker(tmp_path, 1, "0,1,2", 0.1) for _ in range(12)])
+    by_device = intervals([start_taker(tmp_path, "0,1,2", 0.1) for _ in range(12)])
     assert sum(len(spans) for spans in by_device.values()) == 12
     assert set(by_device) <= {"0", "1", "2"}
     assert_apart(by_device)
 
 
-def test_two_at_once_is_all_or_nothing_and_ends(tmp_path: Path) -> None:
-    # Takers in opposite orders are what deadlocks when locks are taken one by one.
-    takers = [start_taker(tmp_path, 2, order, 0.05) for order in ("0,1,2", "2,1,0") * 3]
-    takers += [start_taker(tmp_path, 1, "0,1,2", 0.05) for _ in range(4)]
-    by_device = intervals(takers)
-    assert sum(len(spans) for spans in by_device.values()) == 6 * 2 + 4
+def test_takers_in_any_order_do_not_meet(tmp_path: Path) -> None:
+    by_device = intervals([start_taker(tmp_path, order, 0.05) for order in ("0,1,2", "2,1,0") * 5])
+    assert sum(len(spans) for spans in by_device.values()) == 10
     assert_apart(by_device)
 
 
-def test_a_taker_of_two_keeps_none_while_it_waits(tmp_path: Path) -> None:
-    holder = start_taker(tmp_path, 1, "0,1", 30)
-    waiter = None
+def test_a_taker_waits_for_the_first_that_is_free(tmp_path: Path) -> None:
+    holder = start_taker(tmp_path, "0", 30)
     try:
         assert holder.stderr is not None and holder.stderr.readline() == "holding 0\n"
-        waiter = start_taker(tmp_path, 2, "0,1", 0)
-        assert waiter.stderr is not None and "waiting for 2 of the devices 0, 1" in waiter.stderr.readline()
-        assert set(intervals([start_taker(tmp_path, 1, "0,1", 0)])) == {"1"}
-        assert waiter.poll() is None
+        assert set(intervals([start_taker(tmp_path, "0,1", 0)])) == {"1"}
     finally:
         holder.kill()
         holder.communicate()
-        if waiter is not None:
-            assert set(intervals([waiter])) == {"0", "1"}
-
-
-def test_devices_are_looked_for_behind_the_gate(tmp_path: Path) -> None:
-    folder = tmp_path / f"udaseg-devices-{os.getuid()}"
-    folder.mkdir(mode=0o700)
-    with open(folder / "gate", "w") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        taker = start_taker(tmp_path, 1, "0", 0)
-        with pytest.raises(subprocess.TimeoutExpired):
-            taker.wait(timeout=1)
-    assert set(intervals([taker])) == {"0"}
+    assert set(intervals([start_taker(tmp_path, "0,1", 0)])) == {"0"}
 
 
 def test_kill_9_frees_the_device_even_with_a_forked_worker_alive(tmp_path: Path) -> None:
     code = """
         import os, time
         from udaseg.machine.devices import take_device
-        take_device(1, ["0"])
+        take_device()
         worker = os.fork()
         if worker:
             print(worker, flush=True)
         time.sleep(60)
     """
     holder = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment(tmp_path, CUDA_VISIBLE_DEVICES="0"),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout is not None
     worker = int(holder.stdout.readline())
-    waiter = start_taker(tmp_path, 1, "0", 0)
+    waiter = start_taker(tmp_path, "0", 0)
     try:
         assert waiter.stderr is not None and waiter.stderr.readline().startswith(
-            "waiting for 1 of the devices 0 (locks in"
+            "waiting for one of the devices 0 (locks in"
         )
         assert waiter.poll() is None
         holder.send_signal(signal.SIGKILL)
@@ -153,12 +142,13 @@ def test_taking_sets_the_environment_and_a_second_call_returns_the_same(tmp_path
     code = """
         import json, os, sys
         from udaseg.machine.devices import take_device
-        first = take_device(2, ["0", "GPU-ab", "2"])
-        assert take_device(2) is first
+        first = take_device()
+        assert take_device() is first
         print(json.dumps([first.kind, first.ids, os.environ["CUDA_VISIBLE_DEVICES"],
                           os.environ["CUBLAS_WORKSPACE_CONFIG"], "torch" in sys.modules]))
     """
-    assert run_code(tmp_path, code) == ["cuda", ["0", "GPU-ab"], "0,GPU-ab", ":4096:8", False]
+    expected = ["cuda", ["GPU-ab"], "GPU-ab", ":4096:8", False]
+    assert run_code(tmp_path, code, CUDA_VISIBLE_DEVICES="GPU-ab,0,2") == expected
     folder = tmp_path / f"udaseg-devices-{os.getuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
 
@@ -172,7 +162,7 @@ ASK = """
 
 
 def test_without_a_gpu_the_answer_is_the_cpu(tmp_path: Path) -> None:
-    assert run_code(tmp_path, ASK, PATH=str(tmp_path)) == ["cpu", [], None]
+    assert run_code(tmp_path, ASK) == ["cpu", [], None]
     assert run_code(tmp_path, ASK, CUDA_VISIBLE_DEVICES="") == ["cpu", [], ""]
     assert run_code(tmp_path, ASK, CUDA_VISIBLE_DEVICES="-1") == ["cpu", [], "-1"]
     assert not list(tmp_path.iterdir())
@@ -184,18 +174,24 @@ def test_slurm_hands_out_devices_itself(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "no lock is taken inside a Slurm job"
 
 
-LISTING = """\
-GPU 0: Name A (UUID: GPU-aa11)
-GPU 1: Name B (UUID: GPU-bb22)
-  MIG 3g.20gb     Device  0: (UUID: MIG-cc33)
-  MIG 3g.20gb     Device  1: (UUID: MIG-dd44)
-GPU 2: Name A (UUID: GPU-ee55)
-"""
+def test_a_divided_gpu_stands_for_its_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch)
+    uuids = [[gpu.uuid for gpu in parts] for parts in present_gpus()]
+    assert uuids == [["GPU-aa11"], ["MIG-cc33", "MIG-dd44"], ["GPU-ee55"]]
+    assert present_gpus()[1][0].name == "Name B MIG 3g.20gb"
 
 
-def test_a_divided_gpu_stands_for_its_instances() -> None:
-    assert parse_listing(LISTING) == [["GPU-aa11"], ["MIG-cc33", "MIG-dd44"], ["GPU-ee55"]]
-    assert parse_listing("") == []
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend_gpus(monkeypatch, None)
+    assert present_gpus() == [] and driver_version() is None
+    assert capsys.readouterr().err == ""
+
+
+def test_a_driver_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend_gpus(monkeypatch)
+    monkeypatch.setenv("FAKE_GPUS", "broken")
+    assert present_gpus() == []
+    assert "no GPU is seen: Driver/library version mismatch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -209,34 +205,25 @@ def test_a_divided_gpu_stands_for_its_instances() -> None:
         ("", []),
     ],
 )
-def test_indices_and_uuids_name_the_same_devices(tmp_path: Path, chosen: str | None, expected: list[str]) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\ncat <<'END'\n{LISTING}END\n")
-    program.chmod(0o755)
-    code = "import json; from udaseg.machine.devices import visible_devices; print(json.dumps(visible_devices()))"
-    variables = {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}
-    assert run_code(tmp_path, code, PATH=f"{tmp_path}:{os.environ['PATH']}", **variables) == expected
+def test_indices_and_uuids_name_the_same_devices(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, expected: list[str]
+) -> None:
+    pretend_gpus(monkeypatch)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert list(visible_devices()) == expected
 
 
-def test_asking_for_more_than_there_are_is_a_user_error(tmp_path: Path) -> None:
-    code = """
-        import json
-        from udaseg.machine.devices import take_device
-        from udaseg.errors import UserError
-        try:
-            take_device(3, ["0", "1"])
-        except UserError as error:
-            print(json.dumps(str(error)))
-    """
-    assert str(run_code(tmp_path, code)).startswith("3 devices were asked for, but 2 are visible (0, 1)")
-
-
-def test_the_module_prints_the_number_of_devices(tmp_path: Path) -> None:
-    answer = subprocess.run(
-        [sys.executable, "-m", "udaseg.machine.devices"],
-        env=environment(tmp_path, CUDA_VISIBLE_DEVICES="", PATH=os.environ["PATH"]),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert answer.stdout == "0\n"
+def test_the_verb_prints_the_number_of_devices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for gpus, chosen, count in ((GPUS, None, 4), (GPUS, "2,0", 2), (GPUS, "", 0), (None, None, 0)):
+        pretend_gpus(monkeypatch, gpus)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if chosen is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert main(["devices"]) == 0
+        assert capsys.readouterr().out == f"{count}\n"

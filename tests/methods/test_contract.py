@@ -1,7 +1,8 @@
 """What every method promises the plan and the engine. A method in METHODS is covered without a line here.
 
 Points are the method's defaults and every choice, and every pair of choices, of its knobs with a fixed set of values.
-Knobs that several methods share, a host's or a plug-in's, are met on the first method that has them.
+Knobs that several methods share, a host's or a plug-in's, are met on the first method that has them. The fast tests
+take one choice at a time, and the defaults where a term is off; the slow ones take the rest.
 """
 
 from collections.abc import Iterator
@@ -80,14 +81,18 @@ def small(method: str, knobs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in SMALL.items() if name in METHODS[method].SPEC.Config.model_fields} | knobs
 
 
+def case(name: str, *values: Any, slow: bool) -> Any:
+    return pytest.param(*values, id=name, marks=[pytest.mark.slow] if slow else [])
+
+
 OWN = [(method, knobs) for method in METHODS for knobs in own_points(method)]
-POINTS = [pytest.param(method, small(method, knobs), id=title(method, knobs)) for method, knobs in OWN]
+POINTS = [case(title(method, knobs), method, small(method, knobs), slow=len(knobs) > 1) for method, knobs in OWN]
 SINGLE = {title(method, knobs) for method, knobs in OWN if len(knobs) < 2}
 # Where at most one knob is changed, each term that can be off.
 WITHOUT = [
-    pytest.param(title(method, knobs), method, small(method, knobs), off, id=f"{title(method, knobs)}-without {off}")
+    case(f"{name}-without {off}", name, method, small(method, knobs), off, slow=bool(knobs))
     for method, knobs in OWN
-    for spec in [METHODS[method].SPEC]
+    for name, spec in [(title(method, knobs), METHODS[method].SPEC)]
     for off in spec.existing(spec.Config(**knobs))
     if off not in spec.always and len(knobs) < 2
 ]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import ResNet50_Weights, resnet50
 
-from udaseg.config.schema import Network
+from udaseg.config.training import Network
 from udaseg.engine.checkpoint import save_tensors
 from udaseg.engine.predict import load_predictor
 from udaseg.errors import UserError

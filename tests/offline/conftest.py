@@ -8,10 +8,8 @@ import torch
 from support.labelling import OBJECTS, SIZE, finished_run
 from support.tiny import prepare_objects
 
-from udaseg.config.schema import ObjectsData
-from udaseg.data.datasets.base import open_dataset
-from udaseg.data.datasets.objects import NAMES
-from udaseg.data.sets.build import prepare
+from udaseg.data.datasets.objects import NAMES, ObjectsData
+from udaseg.data.sets.prepare import prepare
 from udaseg.validation import validate
 
 
@@ -23,7 +21,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sets")
-    dataset = open_dataset(validate(ObjectsData, OBJECTS), None, root)
+    dataset = validate(ObjectsData, OBJECTS).open()
     prepare("objects", dataset, OBJECTS, list(NAMES), SIZE, root / "target")
     return root / "target"
 

@@ -6,7 +6,7 @@ from support.cuda_operators import as_on_cuda
 from support.labelling import AVERAGED, label_spec, net_of
 from support.tiny import CPU
 
-from udaseg.config.schema import Protocol
+from udaseg.config.evaluation import Protocol
 from udaseg.engine.aggregated import Aggregated
 from udaseg.engine.predict import PLAIN, predict_scores
 from udaseg.offline.label import label

@@ -4,6 +4,7 @@ import math
 import shutil
 from argparse import Namespace
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import torch
 from support.labelling import AVERAGED, PROTOCOL, QUARTER, RULE, SIZE, finished_run, label_spec, labelled, net_of
 from support.tiny import CPU, relabel
 
-from udaseg.cli import job_commands as verbs
-from udaseg.config.schema import Protocol
+from udaseg.cli.job_commands import run_job
+from udaseg.config.evaluation import Protocol
 from udaseg.data.datasets.objects import NAMES
 from udaseg.data.sets.images import read_ids
 from udaseg.data.sets.pseudo_labels import HARD, WITH_PROTOTYPES, PseudoLabels
@@ -20,7 +21,7 @@ from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.engine.predict import to_tensor
 from udaseg.errors import UserError
-from udaseg.jobs.build import label_code
+from udaseg.jobs.job import STATE, code_of
 from udaseg.machine.devices import Device
 from udaseg.offline.label import _probabilities, label
 from udaseg.runs.files import read_json, write_json, write_yaml
@@ -465,9 +466,10 @@ class TestVerb:
         return tmp_path / "results" / "label-0"
 
     def start(self, run, target, code=None, **changes):
-        spec = label_spec(run, target, "results/label-0", **changes).model_copy(update={"code": code or label_code()})
-        write_yaml(verbs.Path("spec.yaml"), spec.model_dump(mode="json"))
-        verbs.label(Namespace(spec=verbs.Path("spec.yaml")))
+        spec = label_spec(run, target, "results/label-0", **changes)
+        spec = spec.model_copy(update={"code": code or code_of(spec)})
+        write_yaml(Path("spec.yaml"), spec.model_dump(mode="json"))
+        run_job(Namespace(verb="label", spec=Path("spec.yaml")))
 
     def test_labels_are_published_whole_and_made_once(self, folder, run, target, monkeypatch, capsys):
         self.start(run, target)
@@ -487,7 +489,7 @@ class TestVerb:
             with pytest.raises(OSError, match="disk full"):
                 self.start(run, target)
         assert not folder.exists()
-        left = verbs.STATE / "results" / "label-0" / "build" / "labels"
+        left = STATE / "results" / "label-0" / "build" / "labels"
         assert len(list(left.iterdir())) == 3
         shutil.copy(next(left.iterdir()), left / "of_other_data.png")
         self.start(run, target)

@@ -9,13 +9,13 @@ import pytest
 from support.labelling import QUARTER, SIZE, labelled, quality_spec
 from support.tiny import relabel
 
-from udaseg.cli import job_commands as verbs
+from udaseg.cli.job_commands import run_job
 from udaseg.data.datasets.objects import NAMES
 from udaseg.data.sets.images import read_ids
 from udaseg.data.sets.pseudo_labels import HARD, PseudoLabels
 from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
-from udaseg.jobs.build import quality_code
+from udaseg.jobs.job import code_of
 from udaseg.offline.quality import quality
 from udaseg.runs.files import read_json, write_json, write_yaml
 from udaseg.runs.folder import is_whole
@@ -134,8 +134,9 @@ def test_the_verb_takes_no_device_and_publishes(run, target, tmp_path, monkeypat
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("udaseg.machine.devices.take_device", take_device)
-    spec = quality_spec(labelled(tmp_path, run, target), target, "results/quality-0", code=quality_code())
+    spec = quality_spec(labelled(tmp_path, run, target), target, "results/quality-0")
+    spec = spec.model_copy(update={"code": code_of(spec)})
     write_yaml(Path("spec.yaml"), spec.model_dump(mode="json"))
-    verbs.quality(Namespace(spec=Path("spec.yaml")))
+    run_job(Namespace(verb="quality", spec=Path("spec.yaml")))
     assert is_whole(Path("results/quality-0"))
     assert sorted(read_json(Path("results/quality-0/run.json"))["files"]) == ["quality.json", "spec.yaml"]

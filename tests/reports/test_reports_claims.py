@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.fabricate import CLASSES, fabricate
 
-from udaseg.config.schema import Claim
+from udaseg.config.claims import Claim
 from udaseg.reports import claims as scorecard
 from udaseg.reports.cells import DASH, Table
 from udaseg.reports.claims import alike_verdict, better_verdict, claim_p, claims_table, rare_classes

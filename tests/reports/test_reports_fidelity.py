@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from support.project import ROOT
 
-from udaseg.config import schema as config
+from udaseg.config import evaluation, recipes, schema, training
 from udaseg.jobs.fidelity import fidelity_fields
 from udaseg.jobs.plan import make_plan
 from udaseg.methods import METHODS
@@ -21,7 +21,8 @@ from udaseg.reports.collect import read_report, read_runs
 from udaseg.reports.fidelity import fidelity_table
 from udaseg.reports.study import Report
 from udaseg.runs.spec import ReportSpec
-from udaseg.study.resolve import load_params
+from udaseg.study.load import load_params, load_study
+from udaseg.validation import Model
 
 # What the sweep study leaves out, and why.
 UNMEASURED = {
@@ -57,7 +58,8 @@ def test_the_list_has_exactly_the_fields_that_exist_at_their_defaults() -> None:
         for name, field in found.SPEC.Config.model_fields.items()
         if is_fidelity(field.annotation)
     }
-    models = {model for model in vars(config).values() if isinstance(model, type) and issubclass(model, config.Model)}
+    entries = [entry for module in (evaluation, recipes, schema, training) for entry in vars(module).values()]
+    models = {entry for entry in entries if isinstance(entry, type) and issubclass(entry, Model)}
     existing |= {
         (snake(model.__name__), name): "paper"  # in params.yaml, see below
         for model in models
@@ -73,7 +75,7 @@ def test_each_value_is_explained() -> None:
 
 
 def test_the_plan_tells_the_report() -> None:
-    spec = make_plan(load_params(ROOT / "params.yaml", "toytown")).report.spec
+    spec = make_plan(load_study(ROOT / "params.yaml", "toytown")).report.spec
     assert isinstance(spec, ReportSpec) and spec.fidelity == FIELDS
 
 
@@ -88,7 +90,7 @@ def test_the_parameters_have_these_defaults() -> None:
 
 def test_the_sweep_study_has_rows_for_the_fields_that_matter() -> None:
     """Before anything is trained: which rows differ in one field alone is in the plan."""
-    plan = make_plan(load_params(ROOT / "params.yaml", "toytown_sweeps"))
+    plan = make_plan(load_study(ROOT / "params.yaml", "toytown_sweeps"))
     [spec] = [job.spec for job in plan.jobs.values() if isinstance(job.spec, ReportSpec)]
     report = Report(
         **dict.fromkeys(Report.__dataclass_fields__) | {"runs": read_runs(spec.runs), "sweeps": spec.sweeps}

@@ -24,8 +24,8 @@ from udaseg.reports.compare import difference, holm
 from udaseg.reports.published import PREFIX, SCORE, published_tables, read_entries, read_figures
 from udaseg.reports.study import Report
 from udaseg.runs.files import read_json
-from udaseg.study.resolve import load_params
-from udaseg.study.sweeps import sweep_rows
+from udaseg.study.load import load_params
+from udaseg.study.resolve import resolve_study
 
 GIVEN = Path(os.environ.get("UDASEG_PUBLISHED") or ROOT.parent / "shared" / "published" / "published.csv")
 GTA = ("GTA5", "Cityscapes")
@@ -123,7 +123,8 @@ def test_every_figure_has_a_source_and_stands_once() -> None:
 
 
 def test_every_row_it_names_is_in_the_parameters(params: Params) -> None:
-    points = {row.name for name in params.sweeps for row in sweep_rows(params, name)[0]}
+    study = resolve_study(params.model_copy(update={"sweep": list(params.sweeps)}))
+    points = {row.name for row in study.rows if row.sweep}
     stages = {f"{name}:{stage}" for name, recipe in params.recipes.items() for stage in recipe.stages}
     named = {name for figure in read_figures() for name in figure["row"].split(" | ") if name}
     assert named

@@ -55,6 +55,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_versioned_report_is_the_same_whatever_a_clock_and_the_machine_said(study: Path) -> None:
     build_report(study, exact=Path("first"))
     for path in Path("results").rglob("cost.json"):

@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from udaseg.config.schema import Claim
+from udaseg.config.claims import Claim
 from udaseg.reports import claims as scorecard
 from udaseg.reports import published, writers
 from udaseg.reports.ablations import ablation_tables
@@ -621,6 +621,7 @@ CLAIMS = [
 ]
 
 
+@pytest.mark.slow
 def test_so_are_those_of_claims_sweeps_and_published_figures(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorecard, "RARE", 0.05)
     shared = {"claim": "Claim", "paper": "Paper", "where": "Table 1"}
@@ -653,6 +654,7 @@ def test_so_are_those_of_fidelity(swept: Path) -> None:
     assert untraced(study, tables) == [] == in_markdown(study, tables)
 
 
+@pytest.mark.slow
 def test_so_it_is_where_runs_are_missing(swept: Path) -> None:
     entries = yaml.safe_load(swept.read_text())["runs"]
     for recipe, seed, key in (
@@ -665,6 +667,7 @@ def test_so_it_is_where_runs_are_missing(swept: Path) -> None:
     assert untraced(study, tables) == [] == in_markdown(study, tables)
 
 
+@pytest.mark.slow
 def test_a_wrong_number_and_what_nobody_recomputes_are_found(swept: Path) -> None:
     study, tables = write_tables(swept, Path("tables")), Path("tables")
     table = pd.read_csv(tables / "main.csv")
@@ -687,6 +690,7 @@ def test_a_wrong_number_and_what_nobody_recomputes_are_found(swept: Path) -> Non
 KEPT = [path.parent for path in sorted(REFERENCE.glob("*/report.yaml")) if (path.parent / "runs").is_dir()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KEPT, reason="no study below reports/reference has report.yaml and runs yet")
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name)
 def test_every_number_that_git_keeps_is_that_of_its_records(kept: Path) -> None:

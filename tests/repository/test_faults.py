@@ -26,14 +26,14 @@ from support.project import made_once, tiny, write_study
 from support.tiny import EXACT
 
 from udaseg.cli.main import main
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.engine.step import Stepper
 from udaseg.jobs.job import Job, Plan, write_specs
 from udaseg.jobs.plan import make_plan
 from udaseg.machine.environment import make_exact
 from udaseg.runs.files import read_json
 from udaseg.runs.folder import MARKER
-from udaseg.study.resolve import load_params
+from udaseg.study.load import load_study
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def planned(root: Path) -> Plan:
     """The plan of the study in `root`, whose specs are written there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        plan = make_plan(load_params(Path("params.yaml"), "tiny"))
+        plan = make_plan(load_study(Path("params.yaml"), "tiny"))
         write_specs(plan)
     return plan
 

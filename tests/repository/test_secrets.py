@@ -8,9 +8,9 @@ from support.fabricate import fabricate
 from support.tiny import objects_spec, prepare_objects
 
 from udaseg.cli.main import main
-from udaseg.data.datasets.fetch import fetch
+from udaseg.data.archives.download import download
 from udaseg.errors import UserError
-from udaseg.jobs.build import training_code
+from udaseg.jobs.job import code_of
 from udaseg.runs.files import write_yaml
 from udaseg.runs.folder import is_whole
 from udaseg.tracking import store as tracking
@@ -51,9 +51,7 @@ def test_a_leak_is_seen() -> None:
 def test_a_run_writes_no_secret(capfd: pytest.CaptureFixture[str]) -> None:
     data = prepare_objects(Path(), {"train": 4})
     spec = objects_spec(data, None, folder="results/objects/source_only/seed=0-0123456789", train={"iterations": 2})
-    write_yaml(
-        Path("spec.yaml"), spec.model_copy(update={"code": training_code("source_only")}).model_dump(mode="json")
-    )
+    write_yaml(Path("spec.yaml"), spec.model_copy(update={"code": code_of(spec)}).model_dump(mode="json"))
     assert main(["train", "spec.yaml"]) == 0
     assert is_whole(Path(spec.folder)) and (Path(spec.folder) / "env.json").is_file()
     assert leaks() == [] and SECRET not in "".join(capfd.readouterr())
@@ -81,5 +79,5 @@ def test_a_download_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "")
     for address in ("http://host.invalid/data.zip", "https://host.invalid/data.zip"):
         with pytest.raises(UserError, match=r"download of .*/data\.zip: .*refused") as caught:
-            fetch(address, Path("downloads/data.zip"), None, attempts=1)
+            download(address, Path("downloads/data.zip"), None, attempts=1)
         assert SECRET not in str(caught.value)

@@ -20,7 +20,6 @@ from support.project import ROOT, load, tiny
 from support.tiny import stepper, train_spec
 
 from udaseg.cli.main import main
-from udaseg.config.schema import NAME, Name, PathText, PointName
 from udaseg.data.sets.pseudo_labels import PseudoLabels
 from udaseg.engine.checkpoint import load_resume, load_tensors
 from udaseg.errors import UserError
@@ -28,7 +27,8 @@ from udaseg.nets.weights import file_weights
 from udaseg.runs.counts import read_counts
 from udaseg.runs.files import read_json, read_yaml, sha256
 from udaseg.runs.folder import is_whole
-from udaseg.study.resolve import load_params
+from udaseg.study.load import load_study
+from udaseg.types import NAME, Name, PathText, PointName
 
 PYTHON = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("*.py"))
 RULES = ["Snakefile", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "workflow").rglob("*.smk"))]
@@ -273,7 +273,7 @@ def test_a_study_is_named_by_a_word(tmp_path: Path, text: str, monkeypatch: pyte
     load(tmp_path, tiny())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^study: '(.|\n)*' has no file "):
-        load_params(Path("params.yaml"), text)
+        load_study(Path("params.yaml"), text)
     if "\0" not in text:
         assert main(["plan", f"--study={text}"]) == 1
 
@@ -302,8 +302,8 @@ def test_paths_of_users_are_folders_of_one_line(tmp_path: Path, over: dict[str, 
 @pytest.mark.parametrize("path", ["/data/my images; touch pwned", "$(touch pwned)/`x`", 'it\'s "here"', "Bilder für ä"])
 def test_paths_of_users_may_have_any_other_character(tmp_path: Path, path: str) -> None:
     mine = {"kind": "folder", "root": path, "class_map": {"0": "road"}}
-    params = load(tmp_path, tiny(datasets={"mine": mine}, mirror=path))
-    assert params.mirror == path == params.datasets["mine"].root  # type: ignore[union-attr]
+    study = load(tmp_path, tiny(datasets={"mine": mine}, mirror=path))
+    assert study.params.mirror == path == study.params.datasets["mine"]["root"]
 
 
 # ------------------------------------------------------------------------------------------------------------ addresses

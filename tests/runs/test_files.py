@@ -24,7 +24,7 @@ from udaseg.runs.files import (
     write_text,
     write_yaml,
 )
-from udaseg.runs.folder import is_whole, locked, publish
+from udaseg.runs.folder import appearing, is_whole, locked, publish
 
 
 def build(folder: Path, **files: str) -> Path:
@@ -42,6 +42,28 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_json(tmp_path / "deep" / "x.json") == read_yaml(tmp_path / "x.yaml") == content
     assert read_lines(tmp_path / "x.jsonl") == [content, {"c": 1}]
     assert sorted(os.listdir(tmp_path)) == ["deep", "x.jsonl", "x.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("5E-07", 5e-7), ("1e4", 1e4), ("-2.5e+3", -2500.0), (".5e1", 5.0)],
+)
+def test_numbers_with_exponents_are_numbers(tmp_path: Path, text: str, number: float) -> None:
+    (tmp_path / "x.yaml").write_text(f"plain: {text}\nquoted: '{text}'\n")
+    assert read_yaml(tmp_path / "x.yaml") == {"plain": number, "quoted": text}
+
+
+def test_hashes_are_text_with_and_without_quotes(tmp_path: Path) -> None:
+    hashes = ["12e4567890123456", "1234567e89", "12345678e9", "1e23456789"]
+    (tmp_path / "old.yaml").write_text("".join(f"- {text}\n" for text in hashes))
+    assert read_yaml(tmp_path / "old.yaml") == hashes
+
+
+def test_text_that_looks_like_a_number_is_read_back_as_text(tmp_path: Path) -> None:
+    content = ["1e-4", "1e4", "12e4567890123456", "1.0e-4", "007", "on", "", "1_0", 1e-4, 1e16, 10, True, None]
+    write_yaml(tmp_path / "x.yaml", content)
+    found = read_yaml(tmp_path / "x.yaml")
+    assert found == content and [type(value) for value in found] == [type(value) for value in content]
 
 
 def test_json_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
@@ -107,6 +129,18 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str, reader: 
     (tmp_path / name).write_text("{a: [1")
     with pytest.raises(UserError, match=rf"{name}: cannot be read as"):
         reader(tmp_path / name)
+
+
+def test_a_folder_appears_when_it_is_filled_and_replaces_an_older_one(tmp_path: Path) -> None:
+    (tmp_path / "sets" / ".made.part" / "left").mkdir(parents=True)  # by a killed attempt
+    for content in ("1", "2"):
+        with appearing(tmp_path / "sets" / "made") as folder:
+            (folder / content).touch()
+        assert [path.name for path in (tmp_path / "sets" / "made").iterdir()] == [content]
+    with pytest.raises(KeyboardInterrupt), appearing(tmp_path / "sets" / "made") as folder:
+        (folder / "3").touch()
+        raise KeyboardInterrupt
+    assert [path.name for path in (tmp_path / "sets").rglob("*")] == ["made", "2"]
 
 
 def test_a_published_folder_is_whole(tmp_path: Path) -> None:

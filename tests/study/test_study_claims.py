@@ -8,11 +8,13 @@ import pytest
 import yaml
 from support.project import ROOT
 
-from udaseg.config.schema import Claim, Params
+from udaseg.config.claims import Claim
+from udaseg.config.schema import Params
 from udaseg.errors import UserError
+from udaseg.methods import METHODS
 from udaseg.study.claims import load_claims
-from udaseg.study.resolve import load_params
-from udaseg.study.sweeps import study_rows
+from udaseg.study.load import load_params
+from udaseg.study.resolve import resolve_study
 
 FILE = ROOT / "workflow" / "claims.yaml"
 PAIR = {"better": "oracle", "than": "source_only"}
@@ -35,7 +37,7 @@ def load(folder: Path, params: Params, *entries: dict[str, Any]) -> list[Claim]:
 
 
 def test_the_sweep_study_has_every_row_of_the_claims_but_the_late_stages_of_cpsl(params: Params) -> None:
-    rows = {row.name for row in study_rows(params)[0]}
+    rows = {row.name for row in resolve_study(params).rows}
     absent = {row for claim in load_claims(FILE, params) for row in claim.rows()} - rows
     assert absent == {"cpsl:stage1", "cpsl:stage2", "cpsl:stage3"}
 
@@ -49,8 +51,8 @@ def test_claims_about_rows_that_a_study_lacks_are_no_mistake(study: str) -> None
 def test_the_margins_of_equivalence_are_around_the_recipes_own_values(params: Params) -> None:
     """The reference of 'insensitive within a decade' is what the recipe has, and the rows are the decade around it."""
     claim = next(claim for claim in load_claims(FILE, params) if claim.alike)
-    grid = {row.name: row.point for row in study_rows(params)[0] if row.sweep == "pipa_alpha_beta"}
-    own = {term: params.methods["pipa"].weights[term] for term in ("pixel", "patch")}
+    grid = {row.name: row.point for row in resolve_study(params).rows if row.sweep == "pipa_alpha_beta"}
+    own = {term: METHODS["pipa"].SPEC.weights[term] for term in ("pixel", "patch")}
     assert grid[str(claim.to)] == {f"main.weights.{term}": value for term, value in own.items()}
     assert set(claim.alike) == set(grid) - {claim.to}
     for name in claim.alike:
@@ -79,7 +81,7 @@ def test_rows_are_recipes_stages_and_points(tmp_path: Path, params: Params) -> N
     ("row", "message"),
     [
         ("prado", r"claim 'one': recipe 'prado' is not known; did you mean 'proda'\?"),
-        ("zzz", r"recipe 'zzz' is not known; known: source_only, oracle, .*SWEEP/POINT"),
+        ("zzz", r"recipe 'zzz' is not known; known: source_only, .*oracle, .*SWEEP/POINT"),
         ("cbst:round", r"stage 'round' of recipe 'cbst' is not known; did you mean 'round\d'\?"),
         ("cbst:round4", r"stage 'round4' of recipe 'cbst' is not known"),
         ("pipa_term/both", r"sweep 'pipa_term' is not known; did you mean 'pipa_terms'\?"),
@@ -100,7 +102,7 @@ def test_all_wrong_rows_are_told_at_once(tmp_path: Path, params: Params) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pairs": None}, "claims.0.pairs: give either them, or all of `alike`, `to` and `margin`"),
+        ({"pairs": None}, "claims.0.pairs: give either `pairs`, or all of `alike`, `to` and `margin`"),
         ({"alike": ["proda"], "to": "proda", "margin": 1.0}, "claims.0.pairs: give either"),
         ({"pairs": None, "alike": ["proda"], "to": "cbst"}, "claims.0.pairs: give either"),
         ({"pairs": None, "alike": ["proda"], "to": "cbst", "margin": 0.0}, "claims.0.margin: .*greater than 0"),

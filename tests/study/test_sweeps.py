@@ -8,13 +8,13 @@ import pytest
 from support.project import load, tiny, write_study
 
 from udaseg.cli.main import main
-from udaseg.config.schema import Params
 from udaseg.errors import UserError
 from udaseg.estimate.table import WIDTH, listed, table
 from udaseg.jobs.job import Job, Plan, write_specs
 from udaseg.jobs.plan import make_plan
 from udaseg.runs.spec import LabelSpec, ReportRun, ReportSpec, TrainSpec, read_spec
-from udaseg.study.sweeps import study_rows, sweep_rows, with_sweep
+from udaseg.study.load import load_study
+from udaseg.study.rows import Study
 
 CBST: dict[str, Any] = {
     "method": "cbst",
@@ -53,14 +53,14 @@ def sweep(recipe: str = "two", title: str = "Mine", **content: Any) -> dict[str,
     return {"title": title, "recipe": recipe} | content
 
 
-def params(folder: Path, listed: bool = True, run: tuple[str, ...] = ("two",), **content: Any) -> Params:
+def study(folder: Path, listed: bool = True, run: tuple[str, ...] = ("two",), **content: Any) -> Study:
     """A study with one sweep, `mine`."""
-    study = tiny(recipes=RECIPES, run=list(run), sweeps={"mine": sweep(**content)}, sweep=["mine"] if listed else [])
-    return load(folder, study)
+    sweeps = {"mine": sweep(**content)}
+    return load(folder, tiny(recipes=RECIPES, run=list(run), sweeps=sweeps, sweep=["mine"] if listed else []))
 
 
 def plan(folder: Path, **content: Any) -> Plan:
-    return make_plan(params(folder, **content))
+    return make_plan(study(folder, **content))
 
 
 def report(made: Plan) -> ReportSpec:
@@ -234,13 +234,17 @@ def test_only_the_points_that_cannot_be_are_skipped(tmp_path: Path) -> None:
 
 def test_a_recipe_that_needs_labels_of_the_target_is_skipped_where_there_are_none(tmp_path: Path) -> None:
     mine = {"kind": "folder", "root": "mine", "labels": None, "class_map": {"1": "road", "2": "sky"}}
-    study = tiny(
+    over = tiny(
         run=["source_only"], datasets={"mine": mine}, task={"target": {"dataset": "mine"}},
         evaluate={"monitor": None, "report": None}, sweep=["mine"],
         sweeps={"mine": sweep("source_only", points={"bound": {"recipe": "oracle"}, "own": {}})},
     )  # fmt: skip
-    rows, (left,) = sweep_rows(load(tmp_path, study), "mine")
-    assert [row.name for row in rows] == ["mine/own"] and "learns from labels of the target" in left.reason
+    found = load(tmp_path, over)
+    (left,) = found.skipped
+    assert [row.name for row in found.rows] == [
+        "source_only",
+        "mine/own",
+    ] and "learns from labels of the target" in left.reason
 
 
 @pytest.mark.parametrize(
@@ -262,13 +266,13 @@ def test_a_recipe_that_needs_labels_of_the_target_is_skipped_where_there_are_non
         ({"over": {"main.method": ["dann"]}}, r"over: 'main\.method' is no parameter; write STAGE\.PART\.NAME"),
         ({"over": {"main.method.name": ["dann"]}}, r"over\.main\.method\.name: 'method' is not known; known: init, kn"),
         # A value that is wrong by itself.
-        ({"over": {"main.weights.domain": [1.0, "1e-3"]}}, r'over\.main\.weights\.domain: .*found "1e-3".*write 1\.0'),
+        ({"over": {"main.weights.domain": [1.0, "1,5"]}}, r'over\.main\.weights\.domain: .*valid number, found "1,5"'),
         ({"over": {"main.knobs.feature": ["layer4", "layer5"]}}, r"over\.main\.knobs\.feature: .*found \"layer5\""),
         ({"over": {"main.optim.lr": [0.0]}}, r"over\.main\.optim\.lr: .*greater than 0, found 0"),
         ({"over": {"main.weights.domain.x": [1.0]}}, r"over\.main\.weights\.domain: .*valid number"),
         # The sweep itself.
-        ({}, r"sweeps\.mine\.over: give either it"),
-        ({"over": GRID, "points": {"full": {}}}, r"sweeps\.mine\.over: give either it"),
+        ({}, r"sweeps\.mine\.over: give either `over`"),
+        ({"over": GRID, "points": {"full": {}}}, r"sweeps\.mine\.over: give either `over`"),
         ({"over": {}}, r"sweeps\.mine\.over: .*at least 1"),
         ({"over": {"main.knobs.gamma": []}}, r"sweeps\.mine\.over\.main\.knobs\.gamma: .*at least 1"),
         ({"over": {"main.knobs.gamma": [1.0, 2.0, 1.0]}}, r"over\.main\.knobs\.gamma: names 1\.0 twice"),
@@ -286,7 +290,7 @@ def test_a_recipe_that_needs_labels_of_the_target_is_skipped_where_there_are_non
 def test_a_mistake_stops_before_any_job(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     """Also in a sweep that the study does not list."""
     with pytest.raises(UserError, match=message):
-        params(tmp_path, listed=False, **content)
+        study(tmp_path, listed=False, **content)
 
 
 def test_a_study_lists_sweeps_that_there_are(tmp_path: Path) -> None:
@@ -297,12 +301,17 @@ def test_a_study_lists_sweeps_that_there_are(tmp_path: Path) -> None:
 
 
 def test_what_a_study_does_not_list_is_not_planned(tmp_path: Path) -> None:
-    some = params(tmp_path, listed=False, over=GRID)
-    assert [row.name for row in study_rows(some)[0]] == ["two"] and report(make_plan(some)).sweeps == []
-    assert {row.sweep for row in study_rows(with_sweep(some, "mine"))[0]} == {None, "mine"}
-    assert with_sweep(params(tmp_path, over=GRID), "mine").sweep == ["mine"]
-    with pytest.raises(UserError, match=r"--sweep: 'mien' is not known; did you mean 'mine'\?"):
-        with_sweep(some, "mien")
+    some = study(tmp_path, listed=False, over=GRID)
+    assert [row.name for row in some.rows] == ["two"] and report(make_plan(some)).sweeps == []
+
+
+def test_a_sweep_can_be_taken_without_being_listed(tmp_path: Path) -> None:
+    study(tmp_path, listed=False, over=GRID)
+    assert {row.sweep for row in load_study(tmp_path / "params.yaml", "tiny", "mine").rows} == {None, "mine"}
+    with pytest.raises(UserError, match=r"^--sweep: 'mien' is not known; did you mean 'mine'\?"):
+        load_study(tmp_path / "params.yaml", "tiny", "mien")
+    study(tmp_path, over=GRID)
+    assert load_study(tmp_path / "params.yaml", "tiny", "mine").params.sweep == ["mine"]
 
 
 def test_specs_of_a_sweep_are_written_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

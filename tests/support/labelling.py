@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from support.tiny import CPU, EXACT, objects_spec
 
-from udaseg.config.schema import Network
+from udaseg.config.training import Network
 from udaseg.data.datasets.objects import NAMES
 from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import save_tensors

@@ -18,9 +18,10 @@ import pytest
 import yaml
 from support.warm import warm_commands
 
-from udaseg.config.schema import Params
 from udaseg.runs.folder import locked
-from udaseg.study.resolve import load_params, overlay
+from udaseg.study.load import load_study
+from udaseg.study.overlay import overlay
+from udaseg.study.rows import Study
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = ("snakemake", "--cores", "2", "--config", "study=tiny")
@@ -45,18 +46,20 @@ TINY: dict[str, Any] = {
 
 
 def write_study(folder: Path, over: dict[str, Any] | str, study: str = "tiny") -> None:
-    """Write a study beside the real params.yaml. A text is written as it stands."""
+    """Write a study beside the real parameters. A text is written as it is."""
     path = folder / "workflow" / "studies" / f"{study}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(over if isinstance(over, str) else yaml.safe_dump(over, sort_keys=False))
     if not (folder / "params.yaml").exists():
         shutil.copy(ROOT / "params.yaml", folder)
+        for name in ("methods.yaml", "recipes.yaml", "sweeps.yaml"):
+            shutil.copy(ROOT / "workflow" / name, folder / "workflow")
 
 
-def load(folder: Path, over: dict[str, Any] | str) -> Params:
-    """The parameters of a study that lays `over` upon the real params.yaml."""
+def load(folder: Path, over: dict[str, Any] | str) -> Study:
+    """The study that lays `over` upon the real parameters."""
     write_study(folder, over)
-    return load_params(folder / "params.yaml", "tiny")
+    return load_study(folder / "params.yaml", "tiny")
 
 
 def tiny(**changes: Any) -> dict[str, Any]:
@@ -73,8 +76,7 @@ class Project:
     @classmethod
     def create(cls, folder: Path, over: dict[str, Any]) -> Self:
         """A project whose one study is `over`."""
-        for name in ("Snakefile", "params.yaml"):
-            shutil.copy(ROOT / name, folder)
+        shutil.copy(ROOT / "Snakefile", folder)
         for name in ("workflow/rules", "workflow/report", "profiles", "src/udaseg"):
             shutil.copytree(ROOT / name, folder / name)
         project = cls(folder)

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from udaseg.config.schema import ObjectsData
 from udaseg.data.batches.streams import Batch, Labelled, Target
 from udaseg.data.batches.strong import strong_view
 from udaseg.data.batches.views import Geometry
-from udaseg.data.datasets.base import open_dataset
-from udaseg.data.datasets.objects import NAMES
-from udaseg.data.sets.build import prepare
+from udaseg.data.datasets.objects import NAMES, ObjectsData
 from udaseg.data.sets.images import write_png
+from udaseg.data.sets.prepare import prepare
 from udaseg.data.sets.read import DIGESTS, digest, fingerprint_of
 from udaseg.engine.step import Stepper
 from udaseg.methods import METHODS
@@ -176,7 +174,7 @@ def prepare_objects(root: Path, counts: dict[str, int], world: int = 1, name: st
     content = {"kind": "objects", "world": world, "size": [48, 72], "counts": counts}
     dataset = validate(ObjectsData, content)
     folder = root / f"{name}-{world}"
-    prepare(name, open_dataset(dataset, None, root), content, list(NAMES), (32, 48), folder)
+    prepare(name, dataset.open(), content, list(NAMES), (32, 48), folder)
     return folder
 
 

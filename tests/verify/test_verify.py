@@ -17,12 +17,11 @@ from udaseg.archive.keep import keep_jobs
 from udaseg.cli.main import main
 from udaseg.engine.metrics import scores
 from udaseg.errors import UserError
-from udaseg.jobs.build import training_code
-from udaseg.jobs.job import Job, Plan
+from udaseg.jobs.job import Job, Plan, code_of
 from udaseg.jobs.plan import make_plan
 from udaseg.runs.files import read_json, write_bytes, write_json, write_text, write_yaml
 from udaseg.runs.folder import publish
-from udaseg.runs.records import RECORDED
+from udaseg.runs.kinds import KINDS
 from udaseg.runs.spec import EvaluateSpec, TrainSpec, published
 from udaseg.verify.certificate import certificate, markdown
 from udaseg.verify.compare import DIFFERS, IDENTICAL, NOT_COMPARED, WITHIN, Comparison, verify
@@ -69,7 +68,7 @@ def finish(job: Job, moved: float = 0.0, env: dict[str, Any] | None = None, weig
 
 
 def jobs(plan: Plan) -> list[Job]:
-    return [job for job in plan.jobs.values() if job.kind in RECORDED]
+    return [job for job in plan.jobs.values() if KINDS[job.kind].numbers]
 
 
 def again(plan: Plan, *which: Job, moved: float = 0.0, **options: Any) -> None:
@@ -119,7 +118,7 @@ def job_of(plan: Plan, label: str) -> Job:
 
 def test_a_rerun_of_the_same_bytes_is_identical(plan: Plan) -> None:
     made = verify(plan, OTHER, 0.0)
-    assert {one.job.kind for one in made} == set(RECORDED)
+    assert {one.job.kind for one in made} == {name for name, kind in KINDS.items() if kind.numbers}
     assert verdicts(made) == {IDENTICAL: len(jobs(plan))} and not any(one.files or one.largest for one in made)
 
 
@@ -293,7 +292,7 @@ def test_what_was_really_trained_twice_is_identical(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     source, target = (prepare_objects(Path(), {"train": 4, "val": 2}, world) for world in (1, 2))
     spec = objects_spec(source, target, "dann", folder="results/pair/dann/seed=0-0123456789", train={"iterations": 4})
-    job = Job(spec.model_copy(update={"code": training_code("dann")}), label="dann")
+    job = Job(spec.model_copy(update={"code": code_of(spec)}), label="dann")
     plan = Plan("pair", {job.folder: job})
     write_yaml(Path("spec.yaml"), job.spec.model_dump(mode="json"))
     assert main(["train", "spec.yaml"]) == 0
@@ -364,7 +363,7 @@ def test_the_verb_writes_the_same_certificate_again(plan: Plan, capsys: pytest.C
     (name,) = [name for name in content["largest"] if name.startswith("evaluate: scores.last.sets.")]
     assert content["largest"][name]["job"] == job.folder and f"| {name} | 0.00598" in paths[1].read_text()
     assert main([*command, "--tolerance", "0.5"]) == 1
-    assert "the rerun is not what is on record; reports/certificates/tiny.md says" in capsys.readouterr().err
+    assert "the rerun differs from the record; reports/certificates/tiny.md has the details" in capsys.readouterr().err
     assert read_json(paths[0])["verdict"] == DIFFERS
 
 

@@ -147,11 +147,11 @@ def test_a_planned_job_that_is_not_whole_is_never_locked(clone: Versioned) -> No
 
 def test_experiments_are_told_apart_by_parameters_scores_and_curves(clone: Versioned) -> None:
     before = scores(clone)
-    change = ("-S", "methods.dann.knobs.gamma=1.0", "--name", "flat")
+    change = ("-S", "workflow/methods.yaml:methods.dann.knobs.gamma=1.0", "--name", "flat")
     assert clone.trained(lambda: clone.succeed("dvc", "exp", "run", *change)) == ["dann"]
     after = scores(clone)
     assert after["source_only"] == before["source_only"] and after["warmed"] != before["warmed"]
-    (found,) = json.loads(clone.succeed("dvc", "params", "diff", "--json"))["params.yaml"].items()
+    (found,) = json.loads(clone.succeed("dvc", "params", "diff", "--json"))["workflow/methods.yaml"].items()
     assert found == ("methods.dann.knobs.gamma", {"old": 10.0, "new": 1.0, "diff": -9.0})
     metrics = json.loads(clone.succeed("dvc", "metrics", "diff", "--json"))["reports/dvc/metrics.json"]
     assert metrics["warmed.mIoU16"]["new"] == after["warmed"]

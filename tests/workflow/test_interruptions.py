@@ -129,7 +129,7 @@ def test_with_keep_going_a_failed_run_is_a_footnote_of_the_report(started: Proje
     whole = method.read_text()
     # Planning imports the methods, too: broken only where it is trained.
     method.write_text(whole.replace("def losses(", "def losses_that_are_not_there(", 1))
-    status, output = started.snakemake("-k")
+    status, output = started.snakemake("-kp")
     assert status != 0, output
     table = (started.folder / "reports/tiny/tables/main.md").read_text()
     rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}

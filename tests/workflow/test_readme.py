@@ -14,18 +14,22 @@ from support.project import ROOT, Project, load, tiny
 
 from udaseg.jobs.fingerprint import PACKAGE
 from udaseg.jobs.plan import make_plan
-from udaseg.study.resolve import overlay
+from udaseg.study.overlay import overlay
 
 README = (ROOT / "README.md").read_text()
 FOR_ALL_METHODS = ("methods/test_knobs", "methods/test_lookup", "repository/test_boundaries")
 
 
+def blocks(first_line: str) -> list[str]:
+    """The code blocks of the README that begin with this line, of which there is one at least."""
+    bodies = re.findall(r"```\w+\n(.*?)```", README, re.DOTALL)
+    found = [str(body) for body in bodies if body.startswith(first_line + "\n")]
+    assert found, f"README.md has no code block that begins with {first_line!r}"
+    return found
+
+
 def block(first_line: str) -> str:
-    """The code block of the README that begins with this line."""
-    for body in re.findall(r"```\w+\n(.*?)```", README, re.DOTALL):
-        if body.startswith(first_line + "\n"):
-            return str(body)
-    raise LookupError(f"README.md has no code block that begins with {first_line!r}")
+    return blocks(first_line)[0]
 
 
 def section(title: str) -> str:
@@ -60,8 +64,8 @@ def python(folder: Path, *arguments: str) -> str:
 def test_a_new_method_changes_no_other_runs_address(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "src" / "udaseg", ignore=shutil.ignore_patterns("__pycache__"))
     code = (
-        "from udaseg.methods import METHODS; from udaseg.jobs.build import training_code;"
-        "print(*(training_code(name) for name in METHODS), sep='\\n')"
+        "from udaseg.methods import METHODS; from udaseg.jobs.fingerprint import fingerprint;"
+        "print(*(fingerprint('engine.train', METHODS.module(name)) for name in METHODS), sep='\\n')"
     )
     before = python(tmp_path, "-c", code)
     add_method(tmp_path / "src" / "udaseg")
@@ -102,6 +106,13 @@ def test_own_images_study_is_valid(tmp_path: Path) -> None:
     """The study for two folders of images can be planned as it stands in the README."""
     planned = labels(tmp_path, yaml.safe_load(block("datasets:")))
     assert "game" in planned and "camera" in planned
+
+
+@pytest.mark.parametrize("text", blocks("recipes:"))
+def test_every_recipe_is_valid(tmp_path: Path, text: str) -> None:
+    recipes = yaml.safe_load(text)
+    planned = labels(tmp_path, overlay(tiny(), recipes | {"run": list(recipes["recipes"])}))
+    assert all(f"{name}." in planned for name in recipes["recipes"]), planned
 
 
 def test_every_file_that_the_readme_links_to_is_there() -> None:

@@ -9,7 +9,7 @@ from support.project import Project, tiny
 
 from udaseg.jobs.plan import make_plan
 from udaseg.runs.files import write_text
-from udaseg.study.resolve import load_params
+from udaseg.study.load import load_study
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def finish(project: Project) -> None:
     here = Path.cwd()
     os.chdir(project.folder)
     try:
-        made = make_plan(load_params(Path("params.yaml"), "tiny"))
+        made = make_plan(load_study(Path("params.yaml"), "tiny"))
         for job in made.jobs.values():
             write_text(Path(job.marker), "{}")
         write_text(Path(made.tracking_note), '{"status": "sent"}')

@@ -2,13 +2,15 @@ rule download:
     # The folder appears by rename, when every file in it is verified. Compute nodes often have no network.
     localrule: True
     output:
-        directory("data/downloads/{archive}"),
+        directory("{folder}"),
+    wildcard_constraints:
+        folder=KINDS["download"].regex,
     params:
-        spec=lambda wildcards: spec(f"data/downloads/{wildcards.archive}"),
+        spec=spec,
     log:
-        "logs/data/downloads/{archive}.log",
+        "logs/{folder}.log",
     benchmark:
-        "logs/data/downloads/{archive}.benchmark.tsv"
+        "logs/{folder}.benchmark.tsv"
     shell:
         "{UDASEG} download {params.spec:q} > {log:q} 2>&1"
 
@@ -16,14 +18,16 @@ rule download:
 rule prepare:
     # A set is addressed by its declared spec, so that the plan is known before anything is downloaded.
     input:
-        lambda wildcards: ancient(parents(f"data/sets/{wildcards.set}")),
+        parents,
     output:
-        "data/sets/{set}/set.json",
+        "{folder}/set.json",
+    wildcard_constraints:
+        folder=KINDS["prepare"].regex,
     params:
-        spec=lambda wildcards: spec(f"data/sets/{wildcards.set}"),
+        spec=spec,
     log:
-        "logs/data/sets/{set}.log",
+        "logs/{folder}.log",
     benchmark:
-        "logs/data/sets/{set}.benchmark.tsv"
+        "logs/{folder}.benchmark.tsv"
     shell:
         "{UDASEG} prepare {params.spec:q} > {log:q} 2>&1"

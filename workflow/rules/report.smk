@@ -1,8 +1,8 @@
 rule report:
-    # The report has fixed names, so that its existence is not its freshness: the marker's name holds the plan's hash.
-    # Which figures there are depends on what the study scores, so they are declared by the folder.
+    # The report has fixed names, so its existence does not mean that it is up to date: the marker's name has the plan's
+    # hash. Which figures there are depends on what the study scores, so their folder is declared.
     input:
-        ancient(parents(PLAN.report.folder)),
+        ancient(markers(PLAN.report.parents)),
     output:
         PLAN.report.marker,
         page=report(f"{PLAN.report.folder}/index.html", caption="../report/page.rst", category="Page"),
@@ -31,8 +31,8 @@ rule report:
 
 
 rule track:
-    # After the report, whose tables and figures of a sweep go along. Nothing depends on it: a store that is down leaves a
-    # note and is tried again by the next call.
+    # After the report, because it also sends tables and figures of the sweeps. Nothing depends on it: if the store is
+    # down, this leaves a note, and the next call tries again.
     input:
         ancient(PLAN.report.marker),
     output:

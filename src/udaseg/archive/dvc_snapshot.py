@@ -1,9 +1,9 @@
-"""The snapshot: what DVC versions. A view of exactly what one plan has, beside data/ and results/, which keep all.
+"""The snapshot, which DVC versions: the files of exactly one plan's jobs, beside data/ and results/, which keep all.
 
-`data/sets` and `results` hold whatever any study made, and only `udaseg gc` removes from them: what is in them depends
-on what was done here before. The snapshot is a function of parameters, code and data alone: its files are second
-names of the planned jobs' files, without what a clock measured, and nothing else is there. What a checkout or a pull
-brings into the snapshot, the next workflow takes over from it instead of making it (`adopt`).
+`data/sets` and `results` hold the runs of all studies, and only `udaseg gc` removes from them: their content depends on
+what was done here before. The snapshot is a function of parameters, code and data alone: its files are hard links to
+those of the planned jobs, without what the clock measured, and it has no other files. What a checkout or a pull brings
+into the snapshot, the next workflow takes over instead of making it (`adopt`).
 """
 
 import sys
@@ -14,20 +14,18 @@ from udaseg.errors import UserError
 from udaseg.jobs.job import Plan
 from udaseg.runs.files import keep_only, link, read_json, sha256, write_json, write_text
 from udaseg.runs.folder import MARKER, require_whole
+from udaseg.runs.kinds import KINDS
 
 SNAPSHOT = Path("snapshot")
 TABLES = Path("reports/dvc")  # what `dvc metrics` and `dvc plots` read; small, and in git
-PARTS = {  # of the snapshot, and the kinds of jobs whose folders lie in it
-    "data": ("prepare",),
-    "runs": ("train", "label", "quality", "translate", "evaluate"),
-    "report": ("report",),
-}
+# Parts of the snapshot, and the kinds of jobs whose folders lie in each.
+PARTS = {part: tuple(name for name, kind in KINDS.items() if kind.part == part) for part in ("data", "runs", "report")}
 
 
 def write_plan(plan: Plan) -> None:
-    """Write, for each part, the jobs it consists of: all that decides whether DVC has to make the part again.
+    """Write the list of jobs of each part, from which alone DVC knows whether to run the part's stage again.
 
-    A job's folder has the hash of its spec and code in its name, so that a comment changes nothing.
+    The name of a job's folder has the hash of its spec and code, so that a comment changes nothing.
     """
     for part, kinds in PARTS.items():
         jobs = (job.marker if job.kind == "report" else job.folder for job in plan.jobs.values() if job.kind in kinds)
@@ -41,16 +39,17 @@ def write_part(part: str) -> None:
     """Make "data" or "runs" of the snapshot equal to what `write_plan` wrote.
 
     Raises:
-        UserError: a planned job is not finished, or its files are damaged. The rest is up to date then. Or no plan was
-            written, and nothing is done.
+        UserError: a planned job is not finished, or its files are damaged; all other jobs are up to date then. Or no
+            plan was written, and nothing is done.
     """
     if not _plan_of(part).is_file():
         raise UserError(f"{_plan_of(part)}: not there; `udaseg snapshot plan` writes it")
     wanted: dict[Path, Path] = {}
     problems = []
+    (marker,) = {KINDS[name].marker for name in PARTS[part]}
     for folder in map(Path, _planned(part)):
         try:
-            wanted |= {SNAPSHOT / folder / name: folder / name for name in _exact_files(folder)}
+            wanted |= {SNAPSHOT / folder / name: folder / name for name in _exact_files(folder, marker)}
         except UserError as error:
             problems.append(str(error))
     for target, file in wanted.items():
@@ -62,10 +61,10 @@ def write_part(part: str) -> None:
 
 
 def write_report(plan: Plan) -> None:
-    """Write the plan's report without what a clock and the machine say, and the tables that DVC compares.
+    """Write the plan's report without what depends on the clock or the machine, and the tables that DVC compares.
 
     Raises:
-        UserError: not all that it reports is finished.
+        UserError: a job that it reports is not finished.
     """
     from udaseg.archive.keep import origin
     from udaseg.reports import summary
@@ -81,18 +80,19 @@ def write_report(plan: Plan) -> None:
 
 
 def adopt(plan: Plan) -> list[str]:
-    """Take over all that the snapshot has and that is not here: the folders that are finished by that.
+    """Take over the finished jobs that the snapshot has and that are missing here; their folders.
 
-    Not only what the plan wants: the next snapshot will have nothing else, and going back must cost no training. What
-    is damaged is told and left alone. Only for whoever is the one driver.
+    Not only those of the plan: the next snapshot will have no others, and going back must cost no training. Damaged
+    ones are reported and left alone. The caller is the only driver.
     """
     taken = []
-    for marker in sorted([*SNAPSHOT.glob("data/sets/*/set.json"), *SNAPSHOT.glob(f"results/**/{MARKER}")]):
+    kinds = [KINDS[name] for part in ("data", "runs") for name in PARTS[part]]
+    for marker in sorted(path for kind in kinds for path in SNAPSHOT.glob(f"{kind.folder}/{kind.marker}")):
         place = marker.relative_to(SNAPSHOT)
         if place.exists():
             continue
         try:
-            names = _exact_files(marker.parent)
+            names = _exact_files(marker.parent, marker.name)
         except UserError as error:
             print(f"not taken over: {error}", file=sys.stderr)
             continue
@@ -105,7 +105,7 @@ def adopt(plan: Plan) -> list[str]:
 
 
 def _adopt_report(plan: Plan) -> bool:
-    """Only into a folder that has none: here one can be written that says what the runs cost."""
+    """Take over the report if there is none here: one made here would also say what the runs cost."""
     report, source = plan.report, SNAPSHOT / "report"
     runs = [job for job in plan.jobs.values() if job.kind in PARTS["runs"]]
     page = Path(report.folder) / "index.html"
@@ -116,26 +116,24 @@ def _adopt_report(plan: Plan) -> bool:
             link(file.resolve(), Path(report.folder) / file.relative_to(source))
     if not page.exists():
         return False
-    # Tracking would send runs that were made elsewhere to a new store, unasked and without what they cost.
+    # Tracking would send runs that were made elsewhere to a new store, unasked and without their cost.
     write_json(Path(plan.tracking_note), {"status": "adopted"})
     write_json(Path(report.marker), {"of": "results"})
     return True
 
 
-def _exact_files(folder: Path) -> list[str]:
-    """Names of a finished job's files that an exact rerun repeats, the marker last: it says that the others are there.
+def _exact_files(folder: Path, marker: str) -> list[str]:
+    """Names of a finished job's files that an exact rerun repeats; the marker, which makes the folder whole, is last.
 
     Raises:
         UserError: the job is not finished, or its files are damaged.
     """
-    if folder.parts[-3:-1] == ("data", "sets"):
-        marker = "set.json"
-        PreparedSet(folder).verify()
-        names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-    else:
-        marker = MARKER
+    if marker == MARKER:
         require_whole(folder)
         names = [*read_json(folder / MARKER)["files"], MARKER]
+    else:
+        PreparedSet(folder).verify()
+        names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     return sorted(names, key=lambda name: (name == marker, name))
 
 

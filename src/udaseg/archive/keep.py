@@ -1,6 +1,6 @@
-"""Records are written from finished jobs, and stand for them in a report.
+"""Records are written from finished jobs and stand for them in a report.
 
-Only a report reads records: nothing can start from one, because it has no weights.
+Only reports read records. They have no weights, so no training can start from one.
 """
 
 import json
@@ -10,33 +10,34 @@ from udaseg.errors import UserError
 from udaseg.jobs.job import Job, Plan
 from udaseg.runs.files import keep_only, write_bytes
 from udaseg.runs.folder import MARKER, MEASURED
-from udaseg.runs.records import KEPT, RECORDED, RECORDS, RESULTS, found, is_record
+from udaseg.runs.kinds import KINDS
+from udaseg.runs.records import KEPT, RECORDS, RESULTS, found, is_record
 from udaseg.runs.spec import ReportSpec
 
 
 def left_out(plan: Plan) -> frozenset[str]:
-    """Folders of the jobs that are not done and need not be, where records count as finished.
+    """Folders of the jobs that are not done and need not be, if records count as finished.
 
-    A report reads every training (the pretraining, too), evaluation and quality. One that is not here has a record or
-    must be made, and to be made it needs its parents really here, whether they are on record or not. What is scored or
-    shown of a run goes with the run: beside one that is here, or is to be, it is made here.
+    A job whose numbers the report reads must be made if it is neither here nor on record, and then its parents must
+    really be here, recorded or not. Scores and pictures of a run go with the run: they are made here if the run is here
+    or is to be made.
     """
     absent = {folder for folder, job in plan.jobs.items() if not Path(job.marker).exists()}
     made: set[str] = set()
     for job in reversed(plan.jobs.values()):  # parents come first in a plan
-        read = job.kind in ("train", "evaluate", "quality")
-        if job.folder in absent and (job.folder in made or (read and found(Path(job.folder)) is None)):
+        reported = KINDS[job.kind].reported
+        if job.folder in absent and (job.folder in made or (reported and found(Path(job.folder)) is None)):
             made |= {job.folder, *(parent.folder for parent in job.parents)}
     for job in plan.jobs.values():
         here = all(parent.folder in made or parent.folder not in absent for parent in job.parents)
-        if job.kind in ("evaluate", "quality", "translate") and here:
+        if KINDS[job.kind].is_last and here:
             made.add(job.folder)
     return frozenset(absent - made - {plan.report.folder})
 
 
 def origin(spec: ReportSpec) -> str:
-    """What a report is written of: "results" of this folder, "records" of some of them, or "parts" of its study."""
-    folders = {Path(each) for run in spec.runs for each in (run.run, run.evaluation, run.quality) if each is not None}
+    """What a report is made from: only "results" made here, "records" too, or "parts" of its study."""
+    folders = {Path(folder) for run in spec.runs for folder in run.folders()}
     places = {folder: found(folder) for folder in folders}
     if None in places.values():
         return "parts"
@@ -44,21 +45,21 @@ def origin(spec: ReportSpec) -> str:
 
 
 def keep_jobs(plan: Plan) -> list[Job]:
-    """Write the record of every finished job of a plan, and remove the records that its study has no job for.
+    """Write the record of every finished job of a plan, and remove the study's records that the plan has no job for.
 
-    What is on record for another study only is copied, so that a study's records do not depend on others.
+    A job that is on record only for another study is copied, so that the records of a study depend on no other.
 
     Returns:
         The jobs that are neither finished nor on record.
 
     Raises:
-        UserError: none is, as after a change of what all of them come from; then what is on record is left as it is.
+        UserError: no job is finished or on record, as after a change that reaches all of them. Existing records stay.
     """
     runs = RECORDS / plan.study / "runs"
     kept: set[Path] = set()
     missing = []
     for job in plan.jobs.values():
-        if job.kind not in RECORDED:
+        if not KINDS[job.kind].numbers:
             continue
         record, source = runs / Path(job.folder).relative_to(RESULTS), found(Path(job.folder))
         if source is None:
@@ -66,7 +67,7 @@ def keep_jobs(plan: Plan) -> list[Job]:
             continue
         kept |= set(_copy_record(source, record))
     if not kept:
-        raise UserError(f"study {plan.study}: no job of its plan is finished, so that there is nothing to keep; run it")
+        raise UserError(f"study {plan.study}: no job of its plan is finished, so there is nothing to keep; run it")
     keep_only(runs, kept)
     return missing
 
@@ -83,7 +84,7 @@ def keep_report(plan: Plan) -> None:
 
 
 def _copy_record(source: Path, record: Path) -> list[Path]:
-    """Write to `record` what a record of the finished job in `source` consists of, the marker last; these files."""
+    """Write the record of the finished job in `source` to `record`, the marker last; return its files."""
     marker = (source / MARKER).read_bytes()
     files = {*json.loads(marker)["files"], *(name for name in MEASURED if (source / name).is_file())}
     names = [*sorted(files & KEPT), MARKER]

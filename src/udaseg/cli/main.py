@@ -1,68 +1,69 @@
-"""The `udaseg` command. Each verb is what a Snakemake rule calls, and can be called by hand."""
+"""The `udaseg` command. Snakemake's rules call its verbs, and they can be called by hand."""
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from udaseg import __version__
 from udaseg.errors import Interrupted, UserError
 
 EXAMPLES = """examples:
-  udaseg plan                         the jobs of the default study: what is done, and what the others will take
+  udaseg plan                         list the jobs of the default study: which are done, what the others will take
   udaseg plan --sweep pipa_terms      what one sweep needs and costs, before a study lists it
-  udaseg plan --study toytown --write write their specs to state/specs/, for the verbs below
-  udaseg train state/specs/SPEC.yaml  train one run by hand; the same command again goes on where it was stopped
+  udaseg plan --study toytown --write write the jobs' specs to state/specs/, for the verbs below
+  udaseg train state/specs/SPEC.yaml  train one run by hand; run the same command again to resume
   udaseg predict --run RUN --output maps/ street1.png street2.png
-  udaseg keep --study toytown         put its records and report below reports/reference, for git
-  udaseg verify --study toytown       hold what ran here against what is on record, and write a certificate
-  udaseg gc --delete                  remove folders that no study plans
+  udaseg keep --study toytown         copy its records and report to reports/reference, for git
+  udaseg verify --study toytown       compare the runs made here with the recorded ones and write a certificate
+  udaseg gc --delete                  remove the folders that no study plans
 """
-PLAN = """Print the jobs of a study in the order in which they can run: whether each is done; how many later
-jobs and recipes need it, where more than one recipe or seed do; the hours and the disk it took or will take; and
-the sums of what is to do, and which points of sweeps are skipped, and why. Each number says where it is from:
-  measured   this job's own, or of the newest finished job that did the same work on such a device
-  derived    of a finished job that differs in what a line below the table names, or a bound that was computed
-  elsewhere  as these two, but there is only a measurement on another device, which a line below the table names
-  unknown    nothing like it has run here
+PLAN = """List the jobs of a study in an order in which they can run: whether each one is done; how many later jobs
+and recipes need it, if more than one recipe or seed does; the hours and the disk space it took or will take. Then come
+the sums over the jobs to do, and the points of sweeps that are skipped, with the reason. Each number has an origin:
+  measured   from this job, or from the newest finished job that did the same work on the same device
+  derived    from a finished job that differs in what a line below the table names, or a computed bound
+  elsewhere  as above, but measured on another device, which a line below the table names
+  unknown    nothing similar has run here
 """
-KEEP = """Put what git keeps of a study below reports/reference/STUDY: of each finished job its spec, metrics, history,
-cost and run.json (no weights, no pictures), and the report that is made of these, with its spec. What is not finished
-is named and a footnote in the report; what the study has no longer is removed there. From that anybody makes the report
-again, or goes on with the study without what it has finished:
+KEEP = """Copy what git keeps of a study to reports/reference/STUDY: the spec, metrics, history, cost and run.json of
+each finished job (no weights, no pictures), and the report made from them, with its spec. Unfinished jobs are listed,
+and are footnotes in the report; records that the study no longer plans are removed. With these files anyone can make
+the report again, or continue the study without repeating what is finished:
   udaseg report reports/reference/STUDY/report.yaml
   snakemake --cores all --config study=STUDY records=yes
 """
-VERIFY = """Hold the finished jobs of a study against recorded ones, and write a certificate with the verdicts, the
-largest differences and what the two were made with:
-  identical         all checksums agree
-  within tolerance  bytes differ, but no mIoU by more than the tolerance
-  differs           one does
-  not compared      it is not finished here, or nothing that was told the same is on record; each with the reason
-A job without a score of its own has the worst verdict of what was made from it. Code that changed since gives other
-hashes; then the counterpart is what was told the same. The status is 0 where something is compared and nothing differs.
+VERIFY = """Compare the finished jobs of a study with recorded ones, and write a certificate with the verdicts, the
+largest differences, and the code and environment of both sides:
+  identical         all checksums are equal
+  within tolerance  files differ, but no mIoU by more than the tolerance
+  differs           at least one mIoU differs by more
+  not compared      not finished here, or no job with the same configuration is on record; the reason is given
+A job without a score of its own gets the worst verdict of the jobs made from it. If the code has changed, hashes
+differ, and jobs are matched by their configuration. The exit status is 0 if something was compared and nothing differs.
 """
-SNAPSHOT = """Make a part of snapshot/ equal to what the study plans: nothing else is there, and nothing that a clock
-measured. The stages of dvc.yaml end with it.
-  plan    the jobs of the other parts, by which DVC knows whether to make them again
-  data    the prepared sets
-  runs    trainings, pseudo-labels and scores
-  report  the report, and the tables of `dvc metrics` and `dvc plots` in reports/dvc
+SNAPSHOT = """Make one part of snapshot/ equal to what the study plans. It then has no other files, and nothing that
+depends on the clock. Every stage of dvc.yaml ends with this command.
+  plan    the lists of jobs from which DVC knows whether to run a stage again
+  data    the prepared data sets
+  runs    trainings, pseudo-labels, translations and scores
+  report  the report, and the tables for `dvc metrics` and `dvc plots` in reports/dvc
 """
+
+
+SPEC = "state/specs/NAME.yaml"  # in the examples
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb; the exit status. What a user can put right is printed without a traceback.
+    """Run a verb and return the exit status. Errors that the user can fix are printed without a traceback.
 
-    0: done; 1: something is to be put right; 2: a wrong command line; 75 (EX_TEMPFAIL): stopped by SIGTERM or SIGUSR1
-    in an orderly way, so that the same command goes on; 130: Ctrl-C.
+    0: done; 1: an error to fix; 2: a wrong command line; 75 (EX_TEMPFAIL): stopped in an orderly way by SIGTERM or
+    SIGUSR1, and the same command resumes; 130: Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:
-        from udaseg.cli import job_commands as verbs
-        from udaseg.cli import study_commands as study_verbs
-
-        (getattr(study_verbs, options.verb, None) or getattr(verbs, options.verb))(options)
+        options.run_verb(options)
     except UserError as error:
         print(f"udaseg {options.verb}: {error}", file=sys.stderr)
         return 1
@@ -83,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from udaseg.cli import job_commands, study_commands
+    from udaseg.runs.kinds import KINDS
+
     parser = argparse.ArgumentParser(
         prog="udaseg",
         description="Unsupervised domain adaptation for semantic segmentation, exactly re-runnable.",
@@ -92,68 +96,52 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"udaseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(
-            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=parser.formatter_class
-        )
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str, example: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text, formatter_class=parser.formatter_class)
+        verb.epilog = f"example:\n  udaseg {name} {example}"
+        verb.set_defaults(run_verb=run)
+        return verb
 
-    _plan(add("plan", "Print the jobs of a study, and what they will take.", "udaseg plan --study toytown"))
-    for name, text in (
-        ("download", "Fetch, verify and unpack the archive of a data set."),
-        ("prepare", "Decode, check, map and resize one data set."),
-        ("train", "Train one stage of one recipe with one seed; resumes by itself."),
-        ("label", "Label the target's training images by a finished run."),
-        ("quality", "Hold such labels against the ground truth, where there is one."),
-        ("translate", "Show what a translator makes of some source images."),
-        ("evaluate", "Score a finished run."),
-        ("report", "Write the tables, figures and page of a study from its run folders."),
-        ("track", "Send the finished runs of a study to MLflow."),
-    ):
-        verb = add(name, text, f"udaseg {name} state/specs/NAME.yaml")
+    _plan(add("plan", study_commands.plan, "List the jobs of a study, and what they will take.", "--study toytown"))
+    own = {"download": job_commands.download, "report": job_commands.report}  # which publish their results themselves
+    jobs = [
+        add(name, own.get(name, job_commands.run_job), str(kind.spec.__doc__), SPEC) for name, kind in KINDS.items()
+    ]
+    jobs.append(add("track", job_commands.track, "Send the finished runs of a study to MLflow.", SPEC))
+    for verb in jobs:
         verb.add_argument("spec", type=Path, help="a spec written by `udaseg plan --write`")
-
-    _predict(
-        add(
-            "predict",
-            "Write label maps and overlays for images of your own.",
-            "udaseg predict --run results/a-b/dann/seed=0-0123456789 --output maps/ *.png",
-        )
-    )
-    keep = add("keep", "Put the records of a study and its report where git keeps them.", "udaseg keep --study toytown")
-    keep.description = KEEP
-    _study(keep)
-
-    knobs = add("knobs", "Print every knob and loss weight of methods with its default.", "udaseg knobs dacs")
+    example = "--run results/a-b/dann/seed=0-0123456789 --output maps/ *.png"
+    _predict(add("predict", job_commands.predict, "Write label maps and overlays for your own images.", example))
+    text = "Copy a study's records and report to where git keeps them."
+    _study(add("keep", study_commands.keep, text, "--study toytown"), KEEP)
+    knobs = add("knobs", study_commands.knobs, "Print every knob and loss weight of methods with its default.", "dacs")
     knobs.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
     knobs.add_argument("--write", action="store_true", help="write those of all methods to workflow/methods.yaml")
-
-    _verify(add("verify", "Hold a rerun against a recorded result.", "udaseg verify --study toytown --tolerance 0"))
-    snapshot = add("snapshot", "Make a part of what DVC versions equal to the plan.", "udaseg snapshot runs")
-    snapshot.description = SNAPSHOT
-    _study(snapshot)
+    _verify(add("verify", study_commands.verify, "Compare a rerun with a recorded result.", "--study toytown"))
+    snapshot = add("snapshot", study_commands.snapshot, "Make a part of what DVC versions equal to the plan.", "runs")
+    _study(snapshot, SNAPSHOT)
     snapshot.add_argument("part", choices=["plan", "data", "runs", "report"])
-
-    collect = add("gc", "List or remove folders that no study plans.", "udaseg gc --delete")
+    add("devices", study_commands.devices, "Print the number of GPUs, for `--resources gpu=…`.", "")
+    collect = add("gc", study_commands.gc, "List or remove the folders that no study plans.", "--delete")
     collect.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
-    collect.add_argument("--delete", action="store_true", help="remove them; without it they are only listed")
+    collect.add_argument("--delete", action="store_true", help="remove them; otherwise they are only listed")
     return parser
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    parser.description = PLAN
-    _study(parser)
+    _study(parser, PLAN)
     parser.add_argument(
         "--records",
         action="store_true",
-        help="as with `--config records=yes`: what need not be made, because reports/reference has its numbers, is "
-        "`kept`, and in none of the sums",
+        help="as with `--config records=yes`: jobs that need not run because reports/reference has their numbers are "
+        "`kept`, and not part of the sums",
     )
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument("--sweep", metavar="NAME", help="only what this sweep needs, whether the study lists it or not")
-    way.add_argument(
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--sweep", metavar="NAME", help="only what this sweep needs, whether or not the study lists it")
+    mode.add_argument(
         "--write",
         action="store_true",
-        help="write the jobs' specs to state/specs/, and print where each one lies in the place of what it takes",
+        help="write the jobs' specs to state/specs/, and print their paths instead of what the jobs will take",
     )
 
 
@@ -171,29 +159,35 @@ def _predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
-    parser.description = VERIFY
-    _study(parser)
+    _study(parser, VERIFY)
     parser.add_argument(
         "--recorded",
         type=Path,
         metavar="FOLDER",
-        help="laid out as results/ is (another clone's, or snapshot/results); default: reports/reference/STUDY/runs",
+        help="a folder with the layout of results/, such as another clone's or snapshot/results; "
+        "default: reports/reference/STUDY/runs",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         metavar="POINTS",
-        help="percentage points by which an mIoU may differ; 0: no byte may; default: 1, about the standard deviation "
-        "between seeds",
+        help="percentage points by which an mIoU may differ; 0: files must be identical; default: 1, about the "
+        "standard deviation between seeds",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.json", help="default: reports/certificates/STUDY.json; FILE.md lies beside"
+        "--output",
+        type=Path,
+        metavar="FILE.json",
+        help="default: reports/certificates/STUDY.json; FILE.md is written too",
     )
 
 
-def _study(parser: argparse.ArgumentParser) -> None:
+def _study(parser: argparse.ArgumentParser, description: str) -> None:
+    parser.description = description
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
-    parser.add_argument("--study", help="a file of workflow/studies/ without .yaml; default: the one params.yaml names")
+    parser.add_argument(
+        "--study", help="a file of workflow/studies/, without .yaml; default: the one that params.yaml names"
+    )
 
 
 if __name__ == "__main__":

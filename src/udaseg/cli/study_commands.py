@@ -1,27 +1,26 @@
-"""What the verbs of a whole study do. Heavy modules are imported by the verb that needs them."""
+"""The verbs of a whole study. Heavy modules are imported by the verb that needs them."""
 
 import shutil
 from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 
-from udaseg.cli import job_commands as verbs
+from udaseg.cli import job_commands
 from udaseg.errors import UserError
+from udaseg.jobs.job import STATE, unplanned, write_specs
 from udaseg.runs.files import write_json, write_text
+from udaseg.runs.records import RECORDS, RESULTS
 
 
 def plan(options: Namespace) -> None:
-    """Print the jobs of a study in the order in which they can run: what they take, or where their specs lie."""
+    """Print the jobs of a study in an order in which they can run, with what they take or the paths of their specs."""
     from udaseg.archive.keep import left_out
     from udaseg.estimate.history import device_here
     from udaseg.estimate.table import listed, table
-    from udaseg.jobs.job import write_specs
     from udaseg.jobs.plan import make_plan
-    from udaseg.study.resolve import load_params
-    from udaseg.study.sweeps import with_sweep
+    from udaseg.study.load import load_study
 
-    params = load_params(options.params, options.study)
-    study = make_plan(params if options.sweep is None else with_sweep(params, options.sweep))
+    study = make_plan(load_study(options.params, options.study, options.sweep))
     if options.records:
         study.left_out = left_out(study)
     jobs = listed(study, options.sweep)
@@ -56,21 +55,19 @@ def knobs(options: Namespace) -> None:
 
 
 def keep(options: Namespace) -> None:
-    """Put what git keeps of a study below reports/reference: its finished jobs without weights, and its report."""
+    """Copy to reports/reference what git keeps of a study: its finished jobs without weights, and its report."""
     from udaseg.archive.keep import keep_jobs, keep_report
     from udaseg.cli.workflow import only_driver
-    from udaseg.jobs.job import write_specs
     from udaseg.jobs.plan import make_plan
-    from udaseg.runs.records import RECORDS
-    from udaseg.study.resolve import load_params
+    from udaseg.study.load import load_study
 
-    study = make_plan(load_params(options.params, options.study))
+    study = make_plan(load_study(options.params, options.study))
     reference = RECORDS / study.study
     with only_driver():
         before = {path for path in reference.rglob("*") if path.is_file()}
         missing = keep_jobs(study)
         write_specs(study)
-        verbs.report(Namespace(spec=study.report.spec_path))
+        job_commands.report(Namespace(spec=study.report.spec_path))
         keep_report(study)
     after = {path for path in reference.rglob("*") if path.is_file()}
     for job in missing:
@@ -83,10 +80,13 @@ def keep(options: Namespace) -> None:
 
 
 def verify(options: Namespace) -> None:
-    """Write the certificate of a study's finished jobs against recorded ones; UserError unless they are repeated."""
+    """Compare a study's finished jobs with recorded ones and write the certificate.
+
+    Raises:
+        UserError: a job differs, or nothing could be compared.
+    """
     from udaseg.jobs.plan import make_plan
-    from udaseg.runs.records import RECORDS, RESULTS
-    from udaseg.study.resolve import load_params
+    from udaseg.study.load import load_study
     from udaseg.verify.certificate import certificate, markdown
     from udaseg.verify.compare import DIFFERS, NOT_COMPARED, TOLERANCE
     from udaseg.verify.compare import verify as compare
@@ -94,42 +94,42 @@ def verify(options: Namespace) -> None:
     tolerance = TOLERANCE if options.tolerance is None else options.tolerance
     if not 0 <= tolerance <= 100:
         raise UserError(f"--tolerance {tolerance}: expected percentage points of mIoU, from 0 to 100")
-    study = make_plan(load_params(options.params, options.study))
+    study = make_plan(load_study(options.params, options.study))
     recorded = options.recorded or RECORDS / study.study / "runs"
     output = options.output or Path("reports/certificates") / f"{study.study}.json"
     if not recorded.is_dir() or recorded.resolve() == RESULTS.resolve():
         raise UserError(
-            f"{recorded}: no folder of recorded results; name one that is laid out as {RESULTS}/ is, with "
-            "--recorded FOLDER, or put what is finished on record with `udaseg keep`"
+            f"{recorded}: no folder of recorded results; name one with the layout of {RESULTS}/ by --recorded FOLDER, "
+            "or record the finished jobs with `udaseg keep`"
         )
     if output.suffix != ".json":
-        raise UserError(f"--output {output}: expected a name that ends in .json; the Markdown form lies beside it")
+        raise UserError(
+            f"--output {output}: expected a name that ends in .json; the Markdown form is written beside it"
+        )
     content = certificate(study.study, recorded, tolerance, compare(study, recorded, tolerance))
     write_text(output.with_suffix(".md"), markdown(content))
     write_json(output, content)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in content["counts"].items())
     print(f"study {study.study} against {recorded}: {content['verdict']} ({counts}); {output}")
     if content["verdict"] in (DIFFERS, NOT_COMPARED):
-        what = (
-            "nothing could be compared" if content["verdict"] == NOT_COMPARED else "the rerun is not what is on record"
-        )
-        raise UserError(f"{what}; {output.with_suffix('.md')} says what differs and why")
+        nothing = content["verdict"] == NOT_COMPARED
+        what = "nothing could be compared" if nothing else "the rerun differs from the record"
+        raise UserError(f"{what}; {output.with_suffix('.md')} has the details")
 
 
 def snapshot(options: Namespace) -> None:
-    """Make a part of the snapshot that DVC versions equal to what a study plans."""
+    """Make a part of the snapshot, which DVC versions, equal to what a study plans."""
     from udaseg.archive.dvc_snapshot import write_part, write_plan, write_report
     from udaseg.cli.workflow import only_driver
-    from udaseg.jobs.job import write_specs
-    from udaseg.study.resolve import load_params
 
     if options.part in ("data", "runs"):
         with only_driver():
             write_part(options.part)
         return
-    from udaseg.jobs.plan import make_plan  # loads torch, which the others do without
+    from udaseg.jobs.plan import make_plan
+    from udaseg.study.load import load_study  # loads torch, which the others do without
 
-    study = make_plan(load_params(options.params, options.study))
+    study = make_plan(load_study(options.params, options.study))
     if options.part == "plan":
         write_plan(study)
         return
@@ -138,22 +138,28 @@ def snapshot(options: Namespace) -> None:
         write_report(study)
 
 
+def devices(options: Namespace) -> None:
+    """Print how many GPUs there are for `snakemake --resources gpu=`."""
+    from udaseg.machine.devices import visible_devices
+
+    print(len(visible_devices()))
+
+
 def gc(options: Namespace) -> None:
-    """List, or remove, folders of what was made and no study plans."""
+    """List, or remove, the folders of jobs that no study plans."""
     from udaseg.cli.workflow import only_driver
-    from udaseg.jobs.job import unplanned
     from udaseg.jobs.plan import make_plan
-    from udaseg.study.resolve import load_params
+    from udaseg.study.load import load_study
 
     studies = sorted(path.stem for path in (options.params.parent / "workflow" / "studies").glob("*.yaml"))
-    plans = [make_plan(load_params(options.params, study)) for study in studies]
-    # What a job makes right now may be of parameters that have been edited since.
+    plans = [make_plan(load_study(options.params, study)) for study in studies]
+    # A job that is running now may be of parameters that have been edited since.
     with only_driver() if options.delete else nullcontext():
         found = list(unplanned(plans, Path()))
         for folder in found:
             print(folder)
             if options.delete:
                 shutil.rmtree(folder)
-                shutil.rmtree(verbs.STATE / folder, ignore_errors=True)
+                shutil.rmtree(STATE / folder, ignore_errors=True)
     verb = "removed" if options.delete else "to remove with --delete"
     print(f"{len(found)} folders that none of the studies {', '.join(studies)} plans: {verb}")

@@ -12,7 +12,7 @@ from udaseg.nets.build import parameter_groups, released_listings
 from udaseg.ops.schedules import poly, warmup
 
 if TYPE_CHECKING:
-    from udaseg.config.schema import Optim
+    from udaseg.config.training import Optim
 
 
 class RepeatedSGD(torch.optim.Optimizer):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from udaseg.config.schema import Network, Protocol
+from udaseg.config.evaluation import Protocol
+from udaseg.config.training import Network
 from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.errors import UserError

@@ -1,11 +1,11 @@
-"""What a plan costs before it runs: hours and disk of each job, from what finished jobs of this folder took.
+"""What a plan will cost: hours and disk space of each job, from what the finished jobs of this folder took.
 
-No number is invented. Each says where it is from:
+No number is invented. Each has an origin:
 
-    measured    this job's own; for one still to do, that of the newest finished job that did the same work
-    derived     that of a finished job that differs in what a note names, or a bound that was computed
-    elsewhere   as the two above, but all there is was measured on another device; a note names it
-    unknown     nothing like it has run here
+    measured    from this job; for one still to do, from the newest finished job that did the same work
+    derived     from a finished job that differs in what a note names, or a computed bound
+    elsewhere   as above, but measured on another device, which a note names
+    unknown     nothing similar has run here
 """
 
 import functools
@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from udaseg.config.schema import Exactness, Network
+from udaseg.config.training import Exactness, Network
+from udaseg.data.datasets import DATASETS
 from udaseg.errors import UserError
-from udaseg.estimate.history import ON_DEVICE, Finished, benchmark, finished_jobs, size
+from udaseg.estimate.history import Finished, benchmark, finished_jobs, size
 from udaseg.jobs.job import Job, Plan
+from udaseg.runs.kinds import KINDS
 from udaseg.runs.spec import DownloadSpec, LabelSpec, PrepareSpec, TrainSpec
 
 Origin = Literal["measured", "derived", "elsewhere", "unknown"]
-Traits = tuple[dict[str, Any], dict[str, Any]]  # what must be equal; what may differ, the weightiest first
+Traits = tuple[dict[str, Any], dict[str, Any]]  # what must be equal; what may differ, the most important first
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Amount:
     value: float | None = None
     origin: Origin = "unknown"
     note: str = ""
-    device: str = ""  # that the seconds are of; "": of none
-    bound: Literal["", ">=", "<="] = ""  # the value is a bound only
+    device: str = ""  # on which the seconds were measured; "": on none
+    bound: Literal["", ">=", "<="] = ""  # whether the value is only a bound
 
 
 class Estimate:
@@ -40,31 +42,31 @@ class Estimate:
 
     Args:
         plan: the jobs.
-        device: what trains here, see `finished.device_here`.
+        device: the device here, see `history.device_here`.
     """
 
     def __init__(self, plan: Plan, device: str) -> None:
         self.plan, self.device = plan, device
-        self.notes: list[str] = []  # what is damaged and was left out
+        self.notes: list[str] = []  # about damaged files, which are left out
         self.finished = finished_jobs(self.notes)
-        self.foreign: set[str] = set()  # folders whose spec another version of the program wrote
+        self.foreign: set[str] = set()  # folders whose spec was written by another version of the program
 
     def seconds(self, job: Job) -> Amount:
-        """What the job took, or will take."""
+        """How long the job took, or will take."""
         done, own = Path(job.marker).exists(), self.finished.get(job.folder)
         if done and own:
             return Amount(own.seconds, "measured", device=own.device) if own.seconds is not None else Amount()
-        if job.kind not in ON_DEVICE:
+        if not KINDS[job.kind].on_device:
             seconds = self._tried(benchmark, job.folder)
             if seconds is not None:
-                # A report's folder is the same for all plans of a study; any other folder is of one job.
+                # A report's folder is the same for all plans of a study; any other folder belongs to one job.
                 if job.kind == "report" and not done:
-                    return Amount(seconds, "derived", "from the study's report before")
+                    return Amount(seconds, "derived", "from the study's previous report")
                 return Amount(seconds, "measured")
         return Amount() if done else self._alike(job)
 
     def _alike(self, job: Job) -> Amount:
-        """Seconds of the job by the nearest finished one, on this device if there is one."""
+        """Seconds of the most similar finished job, on this device if there is one."""
         timed = [old for old in self.finished.values() if old.seconds is not None]
         found = self._nearest(job, self._effort, [old for old in timed if old.device in ("", self.device)])
         here = found is not None
@@ -91,10 +93,10 @@ class Estimate:
         return self._computed(job)
 
     def _computed(self, job: Job) -> Amount:
-        """A bound on the bytes of a job that is like no finished one."""
+        """A bound on the bytes of a job that no finished one is similar to."""
         spec = job.spec
         if isinstance(spec, TrainSpec) and trains_the_network(spec):
-            # The last weights, the whole method, and the best weights where there are scores to tell.
+            # The last network weights, the whole method, and the best network weights if scores are monitored.
             copies = 3 if spec.monitor else 2
             weights = copies * network_bytes(spec.network, len(spec.classes))[0]
             return Amount(weights, "derived", "the network's weights alone", bound=">=")
@@ -105,14 +107,13 @@ class Estimate:
                 return Amount(count * cells, "derived", "a byte for each class and cell", bound=">=")
             return Amount(count * height * width, "derived", "a byte for each pixel, before compression", bound="<=")
         if isinstance(spec, DownloadSpec):
-            from udaseg.data.datasets.camvid import FILES, expected_files
-
-            content = sum(length for length, _ in expected_files(FILES).values())
+            archive = DATASETS[spec.dataset["kind"]].archive
+            content = sum(length for length, _ in archive.files().values()) if archive else 0
             return Amount(content, "derived", "the files without their archive", bound=">=")
         return Amount()
 
     def checkpoints(self, job: Job) -> float:
-        """Bytes, at least, that a training still to do holds beside its result while it runs; 0 for any other job."""
+        """Bytes, at least, of a training's checkpoints while it runs; 0 for a finished training and any other job."""
         spec = job.spec
         if not isinstance(spec, TrainSpec) or not trains_the_network(spec) or Path(job.marker).exists():
             return 0
@@ -120,15 +121,15 @@ class Estimate:
         weights, trained = network_bytes(spec.network, len(spec.classes))
         # AdamW keeps two moments of each parameter, SGD one.
         moments = 2 if spec.optim.name == "adamw" else int(spec.optim.momentum > 0)
-        return min(written, 3) * (weights + moments * trained)  # two are kept, and the newest written beside them
+        return min(written, 3) * (weights + moments * trained)  # two are kept while the newest is written
 
     def remarks(self) -> list[str]:
-        """What was damaged, or written by another version of the program, and so is not used."""
+        """What is ignored because it is damaged or was written by another version of the program."""
         foreign = f"not compared, as another version wrote their spec.yaml: {len(self.foreign)} of the finished jobs"
         return [*dict.fromkeys(self.notes), *([foreign] if self.foreign else [])]
 
     def _tried(self, read: Callable[[str], Any], folder: str) -> Any:
-        """What `read` says of the folder; None, and a note, where it is damaged."""
+        """`read(folder)`; None and a note if the folder is damaged."""
         try:
             return read(folder)
         except UserError as error:
@@ -138,7 +139,7 @@ class Estimate:
     def _nearest(
         self, job: Job, traits: Callable[[dict[str, Any]], Traits | None], among: Iterable[Finished]
     ) -> tuple[Finished, list[str]] | None:
-        """The finished job with the fewest of the weighty differences, of equals the newest; and the differences."""
+        """The finished job most similar in the most important traits, the newest of equals; and what differs."""
         wanted = traits(job.spec.model_dump(mode="json"))
         found = []
         for old in among:
@@ -158,7 +159,7 @@ class Estimate:
         return old, differing
 
     def _effort(self, spec: dict[str, Any]) -> Traits | None:
-        """What the time of a job depends on; None for a kind that nothing is known of."""
+        """What the time of a job depends on; None for a kind whose time cannot be estimated."""
         kind = spec["kind"]
         if kind == "train":
             train = spec["train"]
@@ -176,7 +177,7 @@ class Estimate:
         return self._content(spec)
 
     def _content(self, spec: dict[str, Any]) -> Traits | None:
-        """What the bytes of a job's result depend on; None for a kind that nothing is known of."""
+        """What the bytes of a job's result depend on; None for a kind whose bytes cannot be estimated."""
         kind = spec["kind"]
         if kind == "prepare":
             drawn = {key: value for key, value in spec["dataset"].items() if key not in ("world", "version")}
@@ -194,26 +195,26 @@ class Estimate:
         return None
 
     def _rule(self, folder: str) -> str:
-        """The rule of a folder of pseudo-labels; the folder where it is not known."""
+        """The rule by which the pseudo-labels in a folder were selected; the folder itself if that is unknown."""
         job, old = self.plan.jobs.get(folder), self.finished.get(folder)
         if old:
             return str(old.spec["labels"]["rule"])
         return job.spec.labels.rule if job and isinstance(job.spec, LabelSpec) else folder
 
     def _images(self, folder: str, split: str) -> tuple[int, int, int] | str:
-        """Height, width and number of a split's images; the set's folder where they are not known yet."""
+        """Height, width and number of a split's images; the set's folder if they are not known yet."""
         job, prepared = self.plan.jobs.get(folder), self.finished.get(folder)
         if prepared:
             size, counts = prepared.spec["size"], prepared.spec["counts"]
         elif job and isinstance(job.spec, PrepareSpec):
-            size, counts = job.spec.size, getattr(job.spec.dataset, "counts", {})
+            size, counts = job.spec.size, job.spec.dataset.get("counts", {})
         else:
             return folder
         return (size[0], size[1], counts[split]) if split in counts else folder
 
 
 def trains_the_network(spec: TrainSpec) -> bool:
-    """Whether what is trained is the network of the spec; a translator has networks of its own."""
+    """Whether the network of the spec is trained; a translator has networks of its own."""
     from udaseg.methods import METHODS
 
     return METHODS[spec.method].SPEC.predicts == "labels"
@@ -221,7 +222,7 @@ def trains_the_network(spec: TrainSpec) -> bool:
 
 @functools.cache
 def network_bytes(network: Network, classes: int) -> tuple[int, int]:
-    """Bytes of the weights of a network with one level, and of those among them that are trained. Allocates nothing."""
+    """Bytes of the weights of a network with one level, and of the trained ones among them. Allocates nothing."""
     import torch
 
     from udaseg.nets.build import build_network
@@ -238,12 +239,12 @@ def _terms(spec: dict[str, Any]) -> list[str]:
 
 
 def _net(spec: dict[str, Any]) -> Traits:
-    """The network's kind and depth; and its settings, of which a run of an earlier version has fewer."""
+    """The network's name and depth, and its settings, of which a run of an earlier version has fewer."""
     return _named(spec["network"], "name", "depth"), {"network settings": spec["network"]}
 
 
 def _named(spec: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: spec.get(key) for key in keys}  # None: a record from before there was such a key
+    return {key: spec.get(key) for key in keys}  # None: the record is older than the key
 
 
 def _difference(differing: list[str]) -> str:

@@ -1,11 +1,8 @@
-"""What the finished jobs of this folder were told and what they took: read from run folders, sets and benchmarks."""
+"""The finished jobs of this folder, their specs and what they took: from run folders, data sets and benchmarks."""
 
 import csv
 import json
 import math
-import re
-import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,35 +10,34 @@ from typing import Any
 
 from udaseg.errors import UserError
 from udaseg.machine.devices import visible_devices
+from udaseg.machine.nvml import present_gpus
 from udaseg.runs.files import read_yaml
 from udaseg.runs.folder import MARKER, MEASURED
+from udaseg.runs.kinds import KINDS
 
-ON_DEVICE = ("train", "label", "translate", "evaluate")  # kinds of jobs that take a device: those that run a network
-
-DAMAGED = (AttributeError, KeyError, OSError, TypeError, ValueError)  # what reading a file of other content raises
+DAMAGED = (AttributeError, KeyError, OSError, TypeError, ValueError)  # raised by reading a file with other content
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished job: its spec, when it ended, and what it took."""
+    """A finished job: its spec, when it ended, and how long it took."""
 
     folder: str
     spec: dict[str, Any]
-    when: float
-    seconds: float | None  # None: not on record
-    pace: float | None = None  # seconds an iteration, of a training
-    device: str = ""  # name of the GPU as torch gives it, or "cpu"; "": it took none
+    when: float  # seconds since the epoch
+    seconds: float | None  # None: unknown
+    pace: float | None = None  # seconds per iteration of a training
+    device: str = ""  # the GPU's name in torch, or "cpu"; "": it needed none
 
 
 def finished_jobs(notes: list[str]) -> dict[str, Finished]:
-    """Folder -> job, of all sets, runs and what lies in these that are whole. What is damaged is left out and noted."""
+    """Folder -> job, of all finished data sets and runs. Damaged ones are left out and noted."""
     found: dict[str, Finished] = {}
-    readers = {"data/sets/*/set.json": _set, f"results/*/*/*/{MARKER}": _run}
-    readers |= {f"results/*/*/*/{name}/{MARKER}": _of_run for name in ("evaluate-*", "label-*", "label-*/quality-*")}
-    for pattern, read in readers.items():
-        for marker in sorted(Path().glob(pattern)):
+    readers = {"prepare": _set, "train": _run}
+    for name, kind in KINDS.items():  # trainings come before what is made of them
+        for marker in sorted(Path().glob(f"{kind.folder}/{kind.marker}")) if kind.work else ():
             try:
-                found[str(marker.parent)] = read(marker, found)
+                found[str(marker.parent)] = readers.get(name, _of_run)(marker, found)
             except UserError as error:
                 notes.append(str(error))
     return found
@@ -53,13 +49,13 @@ def _set(marker: Path, found: dict[str, Finished]) -> Finished:
         counts = {split: len(entries) for split, entries in content["splits"].items()}
         spec = {"dataset": content["spec"], "classes": content["classes"], "size": content["size"], "counts": counts}
     except DAMAGED as error:
-        raise UserError(f"{marker}: describes no prepared set ({error!r}); the set is not used") from None
+        raise UserError(f"{marker}: describes no prepared set ({error!r}); the set is ignored") from None
     return Finished(str(marker.parent), spec | {"kind": "prepare"}, marker.stat().st_mtime, benchmark(marker.parent))
 
 
 def _run(marker: Path, found: dict[str, Finished]) -> Finished:
     path, spec = marker.with_name("cost.json"), _spec(marker)
-    if not path.is_file():  # the result came from elsewhere, without what it cost there
+    if not path.is_file():  # the result was taken over from elsewhere, without its cost
         return Finished(str(marker.parent), spec, marker.stat().st_mtime, None)
     try:
         cost = json.loads(path.read_text())
@@ -69,14 +65,14 @@ def _run(marker: Path, found: dict[str, Finished]) -> Finished:
             raise ValueError(f"{seconds} seconds, {pace} an iteration")
         return Finished(str(marker.parent), spec, when, seconds, pace, str(cost["device"]))
     except DAMAGED as error:
-        raise UserError(f"{path}: does not say what the run took ({error!r}); it is not used") from None
+        raise UserError(f"{path}: does not say what the run took ({error!r}); it is ignored") from None
 
 
 def _of_run(marker: Path, found: dict[str, Finished]) -> Finished:
     folder, spec = str(marker.parent), _spec(marker)
     seconds, device = benchmark(marker.parent), ""
-    if spec["kind"] in ON_DEVICE:
-        # Its benchmark names no device: it is taken to be the one that trained its run.
+    if KINDS[spec["kind"]].on_device:
+        # Its benchmark names no device; it is assumed to be the one that trained its run.
         run = found.get(str(spec.get("run")))
         seconds, device = (seconds, run.device) if run else (None, "")
     return Finished(folder, spec, marker.stat().st_mtime, seconds, None, device)
@@ -85,13 +81,13 @@ def _of_run(marker: Path, found: dict[str, Finished]) -> Finished:
 def _spec(marker: Path) -> dict[str, Any]:
     path = marker.with_name("spec.yaml")
     spec = read_yaml(path)
-    if not isinstance(spec, dict) or "kind" not in spec:
+    if not isinstance(spec, dict) or spec.get("kind") not in KINDS:
         raise UserError(f"{path}: is not the spec of a job")
     return spec
 
 
 def benchmark(folder: Path | str) -> float | None:
-    """Seconds that Snakemake measured when it made `folder`. None: it did not; UserError: its file is damaged."""
+    """Seconds that Snakemake measured when it made `folder`; None: it measured none; UserError: its file is damaged."""
     path = Path("logs") / f"{folder}.benchmark.tsv"
     if not path.is_file():
         return None
@@ -106,7 +102,7 @@ def benchmark(folder: Path | str) -> float | None:
 
 
 def size(folder: Path | str) -> int:
-    """Bytes of the job in `folder`, without those of other jobs in it. UserError when one of its files is not there."""
+    """Bytes of the job in `folder`, without those of other jobs inside it; UserError when a file is missing."""
     marker = Path(folder) / MARKER
     try:
         if marker.is_file():
@@ -119,21 +115,10 @@ def size(folder: Path | str) -> int:
 
 
 def device_here() -> str:
-    """What a job that is started here would train on, named as in cost.json: the first visible GPU, or "cpu".
-
-    nvidia-smi is asked, because torch would start CUDA, after which this process could take no device any more.
-    """
+    """What a job that is started here would train on, named as in cost.json: the first visible GPU, or "cpu"."""
     visible = visible_devices()
     if not visible:
         return "cpu"
-    names = dict(_gpu_names(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout))
-    # Inside a Slurm job ids are as Slurm writes them; nvidia-smi lists the devices of the job.
+    names = {gpu.uuid: gpu.name for parts in present_gpus() for gpu in parts}
+    # Inside a Slurm job ids are as Slurm writes them, and only the job's devices are present.
     return next((names[device] for device in visible if device in names), next(iter(names.values()), "unknown GPU"))
-
-
-def _gpu_names(listing: str) -> Iterator[tuple[str, str]]:
-    """UUID and name, as CUDA has it, of each GPU and instance of one in the output of `nvidia-smi -L`."""
-    gpu = ""
-    for kind, name, uuid in re.findall(r"(GPU \d+:|MIG) +(.+?) +(?:Device +\d+: +)?\(UUID: ([^)]+)\)", listing):
-        gpu = name if kind != "MIG" else gpu
-        yield uuid, name if kind != "MIG" else f"{gpu} MIG {name}"

@@ -1,4 +1,4 @@
-"""The table that `udaseg plan` prints: the jobs, who shares them, what they take, and the sums of what is to do."""
+"""The table that `udaseg plan` prints: the jobs, what shares and what they take, and the sums over those to do."""
 
 import textwrap
 from collections import Counter
@@ -14,12 +14,12 @@ BOUNDS = {"": "{}", ">=": "at least {}", "<=": "at most {}"}
 
 
 def table(plan: Plan, device: str, sweep: str | None = None) -> list[str]:
-    """A line for each job in running order, none wider than `WIDTH`; then notes, and the sums over what is to do.
+    """A line for each job in running order, none wider than `WIDTH`; then notes and the sums over the jobs to do.
 
     Args:
-        plan: the jobs of a study; what is done is looked up below the working directory.
-        device: name of what trains here, as in cost.json.
-        sweep: show the jobs of this sweep alone.
+        plan: the jobs of a study; whether they are done is looked up below the working directory.
+        device: name of the device here, as in cost.json.
+        sweep: show only the jobs of this sweep; None: all jobs.
     """
     estimate, uses = Estimate(plan, device), shared(plan)
     jobs = listed(plan, sweep)
@@ -53,16 +53,10 @@ def table(plan: Plan, device: str, sweep: str | None = None) -> list[str]:
 
 
 def listed(plan: Plan, sweep: str | None) -> list[Job]:
-    """The jobs of a plan in running order; where a sweep is given, what its points need, without the report."""
+    """The jobs of a plan in running order; with a sweep, only those that its points need, without the report."""
     if sweep is None:
         return list(plan.jobs.values())
-    wanted = {
-        folder
-        for run in _report(plan).runs
-        if run.sweep == sweep
-        for folder in (run.run, run.evaluation, run.quality)
-        if folder is not None
-    }
+    wanted = {folder for run in _report(plan).runs if run.sweep == sweep for folder in run.folders()}
     for job in reversed(plan.jobs.values()):  # parents come first
         if job.folder in wanted:
             wanted |= {parent.folder for parent in job.parents}
@@ -76,11 +70,11 @@ def _report(plan: Plan) -> ReportSpec:
 
 
 def shared(plan: Plan) -> dict[str, str]:
-    """Folder of a job that more than one recipe or seed needs -> how many later jobs and recipes need it.
+    """Folder of each job that more than one recipe or seed needs -> how many later jobs and recipes need it.
 
-    A report is not counted: it needs them all.
+    Reports are not counted: they need all jobs.
     """
-    above: dict[str, set[str]] = {}  # job -> those it needs, directly or not
+    above: dict[str, set[str]] = {}  # job -> the jobs that it needs, directly or not
     later: Counter[str] = Counter()
     for job in plan.jobs.values():  # parents come first
         above[job.folder] = {folder for parent in job.parents for folder in (parent.folder, *above[parent.folder])}
@@ -111,7 +105,7 @@ def size(count: float) -> str:
 
 
 def _cells(amounts: Sequence[Amount], written: Callable[[float], str]) -> list[str]:
-    """Number, flush right, and where it is from."""
+    """The numbers, aligned right, each with its origin."""
     numbers = ["" if each.value is None else f"{each.bound} {written(each.value)}".strip() for each in amounts]
     width = max(map(len, numbers), default=0)
     return [f"{number:>{width}} {amount.origin}" for number, amount in zip(numbers, amounts, strict=True)]
@@ -125,7 +119,7 @@ def _notes(what: str, amounts: Sequence[Amount]) -> list[str]:
 def _sums(
     amounts: Sequence[Amount], group: Callable[[Amount], str], words: dict[str, str], written: Callable[[float], str]
 ) -> str:
-    """Sums by group, in the order of `words`, with how many jobs they are of and where these numbers are from."""
+    """Sums by group, in the order of `words`, with the number of jobs by origin."""
     parts = []
     for name, text in words.items():
         known = [(each.value, each.origin) for each in amounts if each.value is not None and group(each) == name]
@@ -144,5 +138,5 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _shortened(label: str, room: int) -> str:
-    """The label in so many characters; its end, which tells the seed, stays."""
+    """The label in at most `room` characters; its end, which names the seed, stays."""
     return label if len(label) <= room else f"{label[: room - 12]}..{label[-10:]}"

@@ -1,18 +1,20 @@
-"""One function for each kind of job: its spec, its folder, which the spec's hash names, and its parents.
+"""One function for each kind of job: its spec, its folder, whose name ends with the spec's hash, and its parents.
 
-`plan` says which of them a study has.
+`plan` decides which of them a study has.
 """
 
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from udaseg.config.schema import CamvidData, Exactness, Params, Protocol, Stage
+from udaseg.config.evaluation import Protocol
+from udaseg.config.schema import Params
+from udaseg.config.training import Exactness
+from udaseg.data.datasets.base import DatasetParams
 from udaseg.data.sets.pseudo_labels import WITH_PROTOTYPES
 from udaseg.errors import UserError
 from udaseg.jobs.fidelity import fidelity_fields
-from udaseg.jobs.fingerprint import fingerprint
-from udaseg.jobs.job import Job, Plan
+from udaseg.jobs.job import Job, Plan, code_of
+from udaseg.jobs.names import run_name
 from udaseg.runs.files import sha256
 from udaseg.runs.spec import (
     DownloadSpec,
@@ -29,40 +31,46 @@ from udaseg.runs.spec import (
     TranslateSpec,
     digest,
 )
-from udaseg.study.resolve import ResolvedStage, resolve_stage
+from udaseg.study.rows import ResolvedStage, Study
 from udaseg.types import Scored
 
 DOWNLOADS = Path("data/downloads")
 TRANSLATIONS = 4  # pictures in the report's contact sheet
+Addressed = TypeVar("Addressed", PrepareSpec, TrainSpec, LabelSpec, QualitySpec, TranslateSpec, EvaluateSpec)
 
 
-def prepare_job(params: Params, plan: Plan, name: str, size: tuple[int, int], classes: list[str]) -> Job:
-    dataset = params.datasets[name]
-    parents = (plan.add(_download(params, dataset)),) if isinstance(dataset, CamvidData) else ()
+def _addressed(draft: Addressed) -> Addressed:
+    """A spec with the fingerprint of its code, and with its hash at the end of its folder's name."""
+    spec = draft.model_copy(update={"code": code_of(draft)})
+    return spec.model_copy(update={"folder": f"{draft.folder}-{digest(spec)}"})
+
+
+def prepare_job(study: Study, plan: Plan, name: str, size: tuple[int, int], classes: list[str]) -> Job:
+    params, data = study.params, study.datasets[name]
+    parents = () if data.archive is None else (plan.add(_download(params, data, data.archive.folder)),)
     draft = PrepareSpec(
         kind="prepare",
-        folder="data",
+        folder=f"data/sets/{name}",
         name=name,
-        dataset=dataset,
+        dataset=data.model_dump(mode="json"),
         classes=classes,
         size=size,
         mirror=params.mirror,
-        code=fingerprint("data.sets.build", f"data.datasets.{dataset.kind}"),
+        code="",
     )
-    return plan.add(Job(_at(draft, f"data/sets/{name}-{digest(draft)}"), parents, f"data set {name}"))
+    return plan.add(Job(_addressed(draft), parents, f"data set {name}"))
 
 
-def _download(params: Params, dataset: CamvidData) -> Job:
-    from udaseg.data.datasets.camvid import FOLDER
-
-    spec = DownloadSpec(kind="download", folder=str(DOWNLOADS / FOLDER), dataset=dataset, mirror=params.mirror)
-    return Job(spec, label=f"archive of {dataset.kind}")
+def _download(params: Params, data: DatasetParams, folder: str) -> Job:
+    spec = DownloadSpec(
+        kind="download", folder=str(DOWNLOADS / folder), dataset=data.model_dump(mode="json"), mirror=params.mirror
+    )
+    return Job(spec, label=f"archive of {data.kind}")
 
 
 def train_job(
-    params: Params,
+    study: Study,
     plan: Plan,
-    stage: Stage,
     resolved: ResolvedStage,
     earlier: dict[str, Job],
     inputs: tuple[Job, ...],
@@ -70,15 +78,11 @@ def train_job(
     label: str,
 ) -> Job:
     """The training job of a stage; `inputs` are its source, its target and, where it has some, its pseudo-labels."""
-    from udaseg.methods import METHODS
-
     source, target, *labels = inputs
-    method = METHODS[stage.method].SPEC
     init, sums, parents = {}, {}, list(inputs)
-    for role in method.initial_roles(method.Config.model_validate(resolved.knobs)):
-        start = resolved.init[role]
+    for role, start in resolved.init.items():
         if start == "pretrain":
-            parent = _pretrain(params, plan, resolved) if resolved.network.name == "small" else None
+            parent = _pretrain(study, plan, resolved) if resolved.network.name == "small" else None
         else:
             parent = earlier.get(start)
         if parent is not None:
@@ -86,10 +90,11 @@ def train_job(
         init[role] = parent.folder if parent else "imagenet" if start == "pretrain" else start
         if start.startswith("file:"):
             sums[role] = _checksum(f"init.{role}", Path(start.removeprefix("file:")).expanduser())
+    params = study.params
     return _training(
         params,
         resolved,
-        labelled=target if method.labelled == "target" else source,
+        labelled=target if resolved.supervision == "target" else source,
         target=target,
         labels=labels[0] if labels else None,
         classes=params.task.classes,
@@ -115,11 +120,9 @@ def _training(
     parents: tuple[Job, ...],
     label: str,
 ) -> Job:
-    from udaseg.methods import METHODS
-
     draft = TrainSpec(
         kind="train",
-        folder="results",
+        folder=f"{place}/{resolved.method}/{run_name(resolved.overrides, seed)}",
         method=resolved.method,
         knobs=resolved.knobs,
         weights=resolved.weights,
@@ -133,68 +136,34 @@ def _training(
         network=resolved.network,
         optim=resolved.optim,
         train=resolved.train,
-        monitor=params.evaluate.monitor if target and METHODS[resolved.method].SPEC.predicts == "labels" else None,
-        code=training_code(resolved.method),
+        monitor=params.evaluate.monitor if target and resolved.predicts == "labels" else None,
+        code="",
     )
-    words = re.sub(r"[^A-Za-z0-9._,=+-]+", "-", differences(resolved))
-    while len(words) > 80:  # a file name has its limits; the hash tells runs apart
-        words = words.rpartition(",")[0]
-    words = f"{words},seed={seed}" if words else f"seed={seed}"
-    return Job(_at(draft, f"{place}/{resolved.method}/{words}-{digest(draft)}"), parents, label)
+    return Job(_addressed(draft), parents, label)
 
 
-def training_code(method: str) -> str:
-    """Fingerprint of the code that trains `method`."""
-    from udaseg.methods import METHODS
-
-    return fingerprint("engine.train", METHODS.module(method))
-
-
-def evaluation_code() -> str:
-    """Fingerprint of the code that evaluates."""
-    return fingerprint("engine.evaluate")
-
-
-def _pretrain(params: Params, plan: Plan, resolved: ResolvedStage) -> Job:
+def _pretrain(study: Study, plan: Plan, resolved: ResolvedStage) -> Job:
     """The job that pretrains the small network on procedural objects; one for all seeds and recipes that share it."""
-    pretrain = params.pretrain
-    dataset = params.datasets[pretrain.dataset]
+    params, pretrain = study.params, study.params.pretrain
     from udaseg.data.datasets.objects import NAMES  # of the shapes
 
-    objects = prepare_job(params, plan, pretrain.dataset, pretrain.size, list(NAMES))
-    stage = Stage(method="source_only", optim=pretrain.optim, train=pretrain.train)
-    settings = resolve_stage(params, stage, "pretrain", pretrain)
+    objects = prepare_job(study, plan, pretrain.dataset, pretrain.size, list(NAMES))
     network = resolved.network.model_copy(update={"norm": "train"})  # of the recipe that starts from it
     return plan.add(
         _training(
             params,
-            settings.model_copy(update={"network": network}),
+            study.pretrain.model_copy(update={"network": network}),
             labelled=objects,
             target=None,
             labels=None,
             classes=list(NAMES),
             place=f"results/{pretrain.dataset}",
             seed=pretrain.seed,
-            init=({"student": "scratch"}, {}),
+            init=(study.pretrain.init, {}),
             parents=(objects,),
-            label=f"pretraining on {dataset.kind}",
+            label=f"pretraining on {study.datasets[pretrain.dataset].kind}",
         )
     )
-
-
-def label_code() -> str:
-    """Fingerprint of the code that labels target images."""
-    return fingerprint("offline.label")
-
-
-def quality_code() -> str:
-    """Fingerprint of the code that judges pseudo-labels."""
-    return fingerprint("offline.quality")
-
-
-def translation_code() -> str:
-    """Fingerprint of the code that shows translations."""
-    return fingerprint("offline.translate")
 
 
 def label_job(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, source: Job, target: Job) -> Job:
@@ -203,7 +172,7 @@ def label_job(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, source
     of_source = consumer.labels.rule in WITH_PROTOTYPES and consumer.labels.prototypes == "source"
     draft = LabelSpec(
         kind="label",
-        folder=run.folder,
+        folder=f"{run.folder}/label",
         run=run.folder,
         set=target.folder,
         source=source.folder if of_source else None,
@@ -211,49 +180,47 @@ def label_job(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, source
         network=resolved.network,
         **_exactness(resolved),
         labels=consumer.labels,
-        code=label_code(),
+        code="",
     )
     parents = (run, target, *([source] if of_source else []))
-    return Job(_at(draft, f"{run.folder}/label-{digest(draft)}"), parents, f"labels of {run.label}")
+    return Job(_addressed(draft), parents, f"labels of {run.label}")
 
 
 def quality_job(labels: Job, target: Job) -> Job:
     assert isinstance(labels.spec, LabelSpec)
     draft = QualitySpec(
         kind="quality",
-        folder=labels.folder,
+        folder=f"{labels.folder}/quality",
         labels=labels.folder,
         set=target.folder,
         classes=labels.spec.classes,
-        code=quality_code(),
+        code="",
     )
-    return Job(_at(draft, f"{labels.folder}/quality-{digest(draft)}"), (labels, target), f"quality of {labels.label}")
+    return Job(_addressed(draft), (labels, target), f"quality of {labels.label}")
 
 
 def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job, target: Job) -> Job:
     """The job that shows what the translator of `run`, a stage with the settings `resolved`, does."""
-    from udaseg.methods.diga.translation import TranslatorKnobs
-
     assert isinstance(run.spec, TrainSpec)
     trained = {parent.folder: parent for parent in run.parents}.get(run.spec.init.get("translator", ""))
     place = f"results/{params.task.source.dataset}-{params.task.target.dataset}"
     used = ("translator", "fourier_share") if resolved.knobs["translator"] == "fourier" else ("translator",)
     draft = TranslateSpec(
         kind="translate",
-        folder=place,
+        folder=f"{place}/translation",
         translator=resolved.knobs["translator"],
-        knobs={name: resolved.knobs[name] for name in TranslatorKnobs.model_fields if name in used},
+        knobs={name: resolved.knobs[name] for name in used},
         run=trained.folder if trained else None,
         source=source.folder,
         target=target.folder,
         pictures=TRANSLATIONS,
         **_exactness(resolved),
         seed=run.spec.seed,
-        code=translation_code(),
+        code="",
     )
     parents = (source, target, *([trained] if trained else []))
     label = f"translations by {resolved.knobs['translator']}"
-    return Job(_at(draft, f"{place}/translation-{digest(draft)}"), parents, label)
+    return Job(_addressed(draft), parents, label)
 
 
 def evaluate_job(
@@ -261,7 +228,7 @@ def evaluate_job(
 ) -> Job:
     draft = EvaluateSpec(
         kind="evaluate",
-        folder=run.folder,
+        folder=f"{run.folder}/evaluate",
         run=run.folder,
         set=target.folder,
         split=split,
@@ -271,9 +238,9 @@ def evaluate_job(
         **_exactness(resolved),
         protocol=protocol,
         pictures=params.evaluate.pictures,
-        code=evaluation_code(),
+        code="",
     )
-    return Job(_at(draft, f"{run.folder}/evaluate-{digest(draft)}"), (run, target), f"evaluation of {run.label}")
+    return Job(_addressed(draft), (run, target), f"evaluation of {run.label}")
 
 
 def report_job(
@@ -303,8 +270,9 @@ def report_job(
         fidelity=fidelity_fields(),
         translations=translations,
         data={"source": source.folder, "target": target.folder},
-        code=fingerprint("reports.build", "reports.summary"),
+        code="",
     )
+    spec = spec.model_copy(update={"code": code_of(spec)})
     return Job(spec, ends, f"report of {params.study}")
 
 
@@ -313,19 +281,9 @@ def _exactness(resolved: ResolvedStage) -> dict[str, Any]:
     return resolved.train.model_dump(include=set(Exactness.model_fields))
 
 
-def _at(spec: Any, folder: str) -> Any:
-    return spec.model_copy(update={"folder": folder})
-
-
 def differences(resolved: ResolvedStage) -> str:
-    """Knobs and weights that are not the method's defaults, as `name=value` words."""
-    from udaseg.methods import METHODS
-
-    spec = METHODS[resolved.method].SPEC
-    knobs = spec.Config().model_dump(mode="json")
-    words = [f"{name}={value}" for name, value in resolved.knobs.items() if value != knobs[name]]
-    words += [f"{name}={value:g}" for name, value in resolved.weights.items() if value != spec.weights[name]]
-    return ",".join(words)
+    """Knobs and loss weights that are not the method's defaults, as `name=value` words for people."""
+    return ",".join(f"{name}={value}" for name, value in resolved.overrides)
 
 
 def _checksum(key: str, path: Path) -> str:

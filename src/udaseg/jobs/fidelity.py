@@ -2,7 +2,8 @@
 
 from pydantic import BaseModel
 
-from udaseg.config.schema import LabelledTarget, Network, Rounds
+from udaseg.config.recipes import Rounds
+from udaseg.config.training import LabelledTarget, Network
 from udaseg.runs.spec import FidelityField
 
 PARAMETERS: dict[str, type[BaseModel]] = {"network": Network, "labelled_target": LabelledTarget, "rounds": Rounds}

@@ -29,6 +29,12 @@ def fingerprint(*entries: str) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:DIGITS]
 
 
+def reread() -> None:
+    """Let the next fingerprint read the source files again: they may have been edited since."""
+    fingerprint.cache_clear()
+    _digests.clear()
+
+
 def _digest(module: str, importers: tuple[str, ...]) -> str:
     """Digest of a module (a name below the package), by content alone; `importers` led here.
 
@@ -81,11 +87,12 @@ def _imports(tree: ast.Module, importers: tuple[str, ...]) -> tuple[set[str], di
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that are there for type checkers alone."""
-    for child in ast.iter_child_nodes(node):
-        if not _is_for_types(child):
-            yield child
-            yield from _nodes(child)
+    """All nodes, in no particular order, but those that are there for type checkers alone."""
+    waiting = [node]
+    while waiting:
+        children = [child for child in ast.iter_child_nodes(waiting.pop()) if not _is_for_types(child)]
+        yield from children
+        waiting += children
 
 
 def _is_ours(node: ast.AST) -> bool:

@@ -1,12 +1,14 @@
-"""A job and a plan: what there is to do, where it lies, and the file whose existence says that it is done."""
+"""A job and a plan: what there is to do, where it lies, and the file whose existence means that it is done."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from udaseg.jobs.fingerprint import fingerprint
+from udaseg.methods import METHODS
 from udaseg.runs.files import read_yaml, write_yaml
-from udaseg.runs.folder import MARKER
-from udaseg.runs.spec import DownloadSpec, PrepareSpec, ReportSpec, Spec, digest
+from udaseg.runs.kinds import KINDS
+from udaseg.runs.spec import ReportSpec, Spec, TrainSpec, digest
 
 STATE = Path("state")
 
@@ -29,19 +31,15 @@ class Job:
 
     @property
     def marker(self) -> str:
-        """The file, or folder that appears by rename, whose existence says that the job is done."""
-        if isinstance(self.spec, DownloadSpec):
-            return self.folder
-        if isinstance(self.spec, PrepareSpec):
-            return f"{self.folder}/set.json"
+        """The file, or the folder that appears by rename, whose existence means that the job is done."""
         if isinstance(self.spec, ReportSpec):
-            # A report has fixed names, so that its existence is not its freshness: the hash of its spec is.
+            # A report has fixed names: not its existence but the hash of its spec tells whether it is up to date.
             return f"{STATE}/reports/{self.spec.study}-{digest(self.spec)}.json"
-        return f"{self.folder}/{MARKER}"
+        return str(Path(self.folder) / KINDS[self.kind].marker)
 
     @property
     def spec_path(self) -> Path:
-        """Where the job's spec is written for the verb that runs it."""
+        """Where the spec is written for the verb that runs the job."""
         name = f"{self.folder}-{digest(self.spec)}" if isinstance(self.spec, ReportSpec) else self.folder
         return STATE / "specs" / f"{name}.yaml"
 
@@ -58,7 +56,7 @@ class Plan:
         return self.jobs.setdefault(job.folder, job)
 
     def state(self, job: Job) -> str:
-        """Of one of its jobs, in four letters: done, kept (it is left out) or todo."""
+        """The state of one of its jobs: "done", "kept" (a record stands for it) or "todo"."""
         return "done" if Path(job.marker).exists() else "kept" if job.folder in self.left_out else "todo"
 
     def of_kind(self, kind: str) -> list[Job]:
@@ -70,12 +68,18 @@ class Plan:
 
     @property
     def tracking_note(self) -> str:
-        """Where the tracking job notes what it sent, or why it could not."""
+        """Where the tracking job notes what it sent, or why it could not send it."""
         return f"{STATE}/tracking/{Path(self.report.marker).name}"
 
 
+def code_of(spec: Spec) -> str:
+    """Fingerprint of the code that decides the result of a spec's job."""
+    method = METHODS.module(spec.method) if isinstance(spec, TrainSpec) else ""
+    return fingerprint(*(module.format(spec=spec, method=method) for module in KINDS[spec.kind].code))
+
+
 def write_specs(plan: Plan) -> None:
-    """Write every job's spec to where its verb reads it. The one thing here that writes."""
+    """Write every job's spec to the file that its verb reads."""
     for job in plan.jobs.values():
         content = job.spec.model_dump(mode="json")
         if not job.spec_path.is_file() or read_yaml(job.spec_path) != content:
@@ -83,21 +87,20 @@ def write_specs(plan: Plan) -> None:
 
 
 def unneeded_archives(plan: Plan) -> frozenset[str]:
-    """Folders of archives that are not here and of which every set is prepared already, as after a pull."""
+    """Folders of archives that are missing and not needed, because all their sets are prepared (as after a pull)."""
     needed = {parent.folder for job in plan.jobs.values() if not Path(job.marker).exists() for parent in job.parents}
     archives = plan.of_kind("download")
     return frozenset(job.folder for job in archives if job.folder not in needed and plan.state(job) == "todo")
 
 
 def unplanned(plans: list[Plan], root: Path) -> Iterator[Path]:
-    """Folders of prepared sets, runs, evaluations, pseudo-labels and translations below `root` that no plan has.
+    """Folders of jobs below `root` that no plan has, in alphabetical order. Downloads and reports are not listed.
 
-    What lies in a folder that is not planned goes with it and is not listed.
+    A job's folder inside an unplanned one goes with it and is not listed either.
     """
     planned = {root / job.folder for plan in plans for job in plan.jobs.values()}
-    found = [*root.glob("data/sets/*"), *root.glob("results/*/*/*"), *root.glob("results/*/translation-*")]
-    for pattern in ("evaluate-*", "label-*", "label-*/quality-*"):
-        found += [folder for folder in root.glob(f"results/*/*/*/{pattern}") if folder.parent in planned]
-    for folder in sorted(found):
-        if folder.is_dir() and folder not in planned:
+    found = {folder for kind in KINDS.values() if kind.work for folder in root.glob(kind.folder) if folder.is_dir()}
+    unplanned = found - planned
+    for folder in sorted(unplanned):
+        if unplanned.isdisjoint(folder.parents):
             yield folder

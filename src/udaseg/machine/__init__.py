@@ -1,1 +1,1 @@
-"""The machine a job runs on: devices, CPU instruction sets, signals, and what PyTorch refuses there."""
+"""The machine a job runs on: GPUs, CPU instruction sets, signals, and the errors of PyTorch there."""

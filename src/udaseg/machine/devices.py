@@ -1,17 +1,13 @@
 """GPUs are handed to training processes, one lock file per device, without a race and without a server.
 
-A training process takes its devices as its first act and keeps the locked descriptors open: the kernel frees them when
-the process ends, however it ends. A gate lock is held while a process looks for free devices, so that taking several is
-all or nothing and two takers never see each other's attempts. The locks live in the node's temporary folder: processes
-of one user on one node see each other's (given one TMPDIR). Inside a Slurm job the devices are Slurm's business.
-
-`python -m udaseg.machine.devices` prints how many devices there are, for `snakemake --resources gpu=$(…)`.
+A training process takes a device before anything else and keeps the locked descriptor open: the kernel frees it when
+the process ends, however it ends. The locks lie in the node's temporary folder: processes of one user on one node see
+each other's, provided they have the same TMPDIR. Inside a Slurm job, Slurm hands out the devices.
 """
 
 import fcntl
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from udaseg.errors import UserError
+from udaseg.machine.nvml import present_gpus
 
 POLL_SECONDS = 0.2
 
@@ -33,43 +30,36 @@ class Device:
     ids: tuple[str, ...] = ()
 
 
-# What this process holds: the descriptors must stay open for its life, and a second call gets the same devices.
+# What this process holds: the descriptor must stay open for its life, and a second call gets the same device.
 _descriptors: list[int] = []
 _taken: Device | None = None
 
 
-def take_device(count: int = 1, devices: Sequence[str] | None = None) -> Device:
-    """Wait until `count` devices are free, keep them until this process ends, and make them the only visible ones.
+def take_device() -> Device:
+    """Wait until a device is free, keep it until this process ends, and make it the only visible one.
 
     Call it before torch starts CUDA. Sets CUDA_VISIBLE_DEVICES (not inside a Slurm job, which has set it) and
     CUBLAS_WORKSPACE_CONFIG, which deterministic matrix products need before the CUDA context exists. Without any GPU
-    the answer is the CPU, at once. `devices` replaces the ids that are looked up.
+    the answer is the CPU, at once.
 
-    Raises UserError when fewer than `count` devices exist, RuntimeError when called too late or for another count.
+    Raises RuntimeError when torch has started CUDA already.
     """
     global _taken
     if _taken is None:
         _refuse_started_cuda()
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        _taken = _take(count, visible_devices() if devices is None else tuple(devices))
-    elif _taken.kind == "cuda" and len(_taken.ids) != count and not _inside_slurm():
-        raise RuntimeError(f"this process holds {len(_taken.ids)} devices and asks for {count}: it can take only once")
+        _taken = _take(visible_devices())
     return _taken
 
 
-def _take(count: int, devices: tuple[str, ...]) -> Device:
+def _take(devices: tuple[str, ...]) -> Device:
     if not devices:
         return Device("cpu")
     if _inside_slurm():
         return Device("cuda", devices)
-    if count > len(devices):
-        raise UserError(
-            f"{count} devices were asked for, but {len(devices)} are visible ({', '.join(devices)}): "
-            "ask for fewer, or widen CUDA_VISIBLE_DEVICES"
-        )
-    ids = _wait_for(count, devices)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(ids)
-    return Device("cuda", ids)
+    taken = _wait_for(devices)
+    os.environ["CUDA_VISIBLE_DEVICES"] = taken
+    return Device("cuda", (taken,))
 
 
 def _inside_slurm() -> bool:
@@ -83,47 +73,22 @@ def _refuse_started_cuda() -> None:
 
 
 def visible_devices() -> tuple[str, ...]:
-    """Ids of the GPUs this process may use: those of CUDA_VISIBLE_DEVICES where it is set, else all that are there.
+    """Ids of the GPUs this process may use: those of CUDA_VISIBLE_DEVICES if it is set, else all that are present.
 
-    An index is turned into the UUID that nvidia-smi shows for it, so that a device has one name and thus one lock,
-    however it was written (with GPUs of different speed, CUDA alone would count in another order). Where nvidia-smi is
-    missing, and inside a Slurm job, ids stay as they are written.
+    An index is replaced by the UUID of the GPU at that place of nvidia-smi's list, so that a device has one name and
+    thus one lock, however it was written (CUDA itself would order GPUs of different speed otherwise). Without a driver,
+    and inside a Slurm job, ids stay as they are written.
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if _inside_slurm():
         return _chosen_devices(chosen or "", [])
-    present = _present_devices()
+    present = [[gpu.uuid for gpu in parts] for parts in present_gpus()]
     if chosen is None:
         return tuple(uuid for uuids in present for uuid in uuids)
     return _chosen_devices(chosen, present)
 
 
-def _present_devices() -> list[list[str]]:
-    """One list per GPU, in nvidia-smi's order: its UUID, or those of its instances where it is divided (MIG)."""
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return []
-    if listing.returncode != 0:
-        print(f"nvidia-smi failed, so no GPU is seen: {(listing.stdout + listing.stderr).strip()}", file=sys.stderr)
-        return []
-    return parse_listing(listing.stdout)
-
-
-def parse_listing(listing: str) -> list[list[str]]:
-    """UUIDs by GPU in the output of `nvidia-smi -L`, where a divided GPU is followed by its indented instances."""
-    gpus: list[list[str]] = []
-    for uuid in re.findall(r"\(UUID: ([^)]+)\)", listing):
-        if uuid.startswith("GPU-"):
-            gpus.append([uuid])
-        elif gpus[-1][0].startswith("GPU-"):
-            gpus[-1] = [uuid]
-        else:
-            gpus[-1].append(uuid)
-    return gpus
-
-
-def _chosen_devices(chosen: str, present: list[list[str]]) -> tuple[str, ...]:
+def _chosen_devices(chosen: str, present: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Ids named by a value of CUDA_VISIBLE_DEVICES. As in CUDA, an id that does not exist ends the list."""
     ids: list[str] = []
     for entry in (part.strip() for part in chosen.split(",")):
@@ -132,7 +97,7 @@ def _chosen_devices(chosen: str, present: list[list[str]]) -> tuple[str, ...]:
                 break
             ids.append(present[int(entry)][0] if present else entry)
         elif entry.startswith(("GPU-", "MIG-")):
-            # CUDA takes any unambiguous beginning of a UUID.
+            # CUDA accepts any unambiguous beginning of a UUID.
             whole = [uuid for uuids in present for uuid in uuids if uuid.startswith(entry)]
             if present and len(whole) != 1:
                 break
@@ -142,49 +107,30 @@ def _chosen_devices(chosen: str, present: list[list[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _wait_for(count: int, devices: tuple[str, ...]) -> tuple[str, ...]:
+def _wait_for(devices: tuple[str, ...]) -> str:
     folder = _lock_folder()
     announced = False
-    while True:
-        if ids := _try(count, devices, folder):
-            return ids
+    while (taken := next((device for device in devices if _lock(device, folder)), None)) is None:
         if not announced:
-            print(
-                f"waiting for {count} of the devices {', '.join(devices)} (locks in {folder})",
-                file=sys.stderr,
-                flush=True,
-            )
+            message = f"waiting for one of the devices {', '.join(devices)} (locks in {folder})"
+            print(message, file=sys.stderr, flush=True)
             announced = True
         time.sleep(POLL_SECONDS)
+    return taken
 
 
-def _try(count: int, devices: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """The first `count` free devices, now locked by this process; none at all if fewer are free."""
-    gate = _open(folder / "gate")
-    held: dict[str, int] = {}
-    try:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        for device in devices:
-            descriptor = _open(folder / re.sub(r"[^A-Za-z0-9._-]", "_", f"device-{device}"))
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                continue
-            held[device] = descriptor
-            if len(held) == count:
-                _descriptors.extend(held.values())
-                return tuple(held)
-        for descriptor in held.values():
-            os.close(descriptor)
-        return ()
-    finally:
-        os.close(gate)
-
-
-def _open(path: Path) -> int:
+def _lock(device: str, folder: Path) -> bool:
+    """Whether the device was free; this process has locked it then."""
+    path = folder / re.sub(r"[^A-Za-z0-9._-]", "_", f"device-{device}")
     # Never deleted: a lock on a file that another process has replaced would exclude nobody.
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    _descriptors.append(descriptor)
+    return True
 
 
 def _lock_folder() -> Path:
@@ -204,7 +150,3 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-
-
-if __name__ == "__main__":
-    print(len(visible_devices()))

@@ -1,4 +1,4 @@
-"""The machine under a result: what makes it exact, and what it was made with, recorded and never compared or hashed."""
+"""What makes results exact on this machine, and what they were made with, which is recorded but never hashed."""
 
 import os
 import platform
@@ -10,37 +10,38 @@ from typing import Any
 
 import torch
 
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.machine.cpu import require_instructions
+from udaseg.machine.nvml import driver_version
 
 PACKAGES = ("udaseg", "torch", "torchvision", "numpy", "pillow", "safetensors")
-# The libraries that PyTorch was built with, in what it says of itself.
+# Patterns for libraries inside PyTorch, in the description of its build.
 BUILT_IN = {"mkl": r"Math Kernel Library Version (\S+?)-", "onednn": r"MKL-DNN v(\S+)", "blas": r"BLAS_INFO=(\w+)"}
 
 
 def make_exact(exactness: Exactness) -> None:
-    """Make equal inputs give equal bytes, as far as `determinism` asks for it. Call before anything is on the device.
+    """Make equal inputs give equal bytes, as far as `determinism` demands. Call before anything is on the device.
 
     strict: an operator without a deterministic form raises RuntimeError, on CPU and CUDA.
-    warn: it is used, and a warning names it: for a method that is better trained inexactly than not at all.
-    fast: whatever is fastest is used: such operators, cuDNN's fastest convolutions, TensorFloat-32.
+    warn: it is used, and a warning names it; for methods that cannot be trained otherwise.
+    fast: the fastest code is used: such operators, cuDNN's fastest convolutions, TensorFloat-32.
 
-    Raises UserError when the CPU or the process does not have the instructions that are asked for.
+    Raises UserError when the instructions that `exactness` demands are not in force.
     """
     require_instructions(exactness, torch.backends.cpu.get_cpu_capability())
     exact = exactness.determinism != "fast"
     torch.set_num_threads(exactness.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    # As use_deterministic_algorithms, which also loads PyTorch's compiler: two seconds at the start of every job.
+    # Like use_deterministic_algorithms, which would also load PyTorch's compiler: two seconds for every job.
     torch.set_deterministic_debug_mode({"strict": "error", "warn": "warn", "fast": "default"}[exactness.determinism])
     torch.backends.cudnn.benchmark = not exact
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not exact
-    # Guards against reading memory that nobody wrote, and costs a pass over all that is allocated.
+    # It would guard against reading uninitialised memory, at the cost of a pass over everything allocated.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def describe(device: torch.device, exactness: Exactness, code: str) -> dict[str, Any]:
-    """Content of env.json: what can explain that a rerun differs. Without the machine's name: results are published."""
+    """Content of env.json: what can explain why a rerun differs. It omits the host's name, as results are published."""
     return {
         "versions": _versions(device),
         "python": platform.python_version(),
@@ -48,7 +49,7 @@ def describe(device: torch.device, exactness: Exactness, code: str) -> dict[str,
         "dirty": bool(_output("git", "status", "--porcelain")),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "cpu": _cpu(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # of the CPU's instructions, those in use
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the instruction set that PyTorch uses
         "cpu_instructions": sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True),
         **exactness.model_dump(include=set(Exactness.model_fields)),
         "code": code,
@@ -56,14 +57,13 @@ def describe(device: torch.device, exactness: Exactness, code: str) -> dict[str,
 
 
 def _versions(device: torch.device) -> dict[str, str]:
-    """Of packages, of libraries inside PyTorch, of the C library and, on a GPU, of what drives it."""
+    """Versions of packages, of libraries inside PyTorch, of the C library and, on a GPU, of its driver and CUDA."""
     found = {name: version(name) for name in PACKAGES}
     built = torch.__config__.show()
     found |= {name: match[1] for name, pattern in BUILT_IN.items() if (match := re.search(pattern, built))}
     found |= {name: number for name, number in [platform.libc_ver()] if name}
     if device.type == "cuda":
-        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-        found["driver"] = driver.splitlines()[0] if driver else "unknown"
+        found["driver"] = driver_version() or "unknown"
         found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found
 
@@ -80,7 +80,7 @@ def _cpu() -> str:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints, or None where it is missing or fails, as git does outside a repository."""
+    """What a command prints; None if it is missing or fails, as git does outside a repository."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

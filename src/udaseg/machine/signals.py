@@ -1,4 +1,4 @@
-"""Signals that ask a job to stop, such as a scheduler's before it ends one: noted, and acted upon at a good moment."""
+"""Signals that ask a job to stop, as schedulers send before they kill it: noted, to be acted on at a good moment."""
 
 import signal
 from types import FrameType, TracebackType
@@ -10,7 +10,7 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 class Interrupts:
     """Notes the signals of `STOPPING` while it is entered, by the main thread.
 
-    A second one of a kind does what it would have done without this: end the process, unless somebody says otherwise.
+    A second signal of the same kind has its usual effect, which is to end the process unless a handler was set before.
     """
 
     def __init__(self) -> None:
@@ -31,6 +31,6 @@ class Interrupts:
 
 
 def ignore_stopping(worker: int) -> None:
-    """Make this process, a helper of one that minds the signals, outlive them: they are often sent to whole groups."""
+    """Make this loader process ignore the signals, often sent to a whole group: the training process acts on them."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A refusal by PyTorch's deterministic mode, told as what it is: something that a parameter decides."""
+"""Errors of PyTorch's deterministic mode, explained as what they are: something that a parameter decides."""
 
 import re
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ REFUSED = re.compile(r"(\S[^\n]*?) does not have a deterministic implementation"
 
 
 @contextmanager
-def told_refusals(job: str) -> Iterator[None]:
-    """UserError in the place of PyTorch's error about an operator without a deterministic form; `job` needed it."""
+def nondeterminism_explained(job: str) -> Iterator[None]:
+    """Raises UserError in place of PyTorch's error about an operator of `job` that has no deterministic form."""
     try:
         yield
     except RuntimeError as error:
         if (refused := REFUSED.search(str(error))) is None:
             raise
         raise UserError(
-            f"{job}: uses the operator {refused[1]}, which is not deterministic on this device and thus refused under "
-            "train.determinism: strict; switch off the term or module that brings it in, or set train.determinism: "
+            f"{job}: uses the operator {refused[1]}, which is not deterministic on this device and therefore refused "
+            "under train.determinism: strict; switch off the term or module that uses it, or set train.determinism: "
             "warn, with which a rerun may give other bytes"
         ) from error

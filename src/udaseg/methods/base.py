@@ -16,7 +16,7 @@ from udaseg.ops.losses import cross_entropy, resize
 from udaseg.seeding import seed_for
 
 if TYPE_CHECKING:
-    from udaseg.config.schema import Network
+    from udaseg.config.training import Network
     from udaseg.data.batches.streams import Batch, Labelled
 
 Terms = dict[str, Tensor]

@@ -13,7 +13,7 @@ from udaseg.nets.small import SmallBackbone
 from udaseg.seeding import seed_for
 
 if TYPE_CHECKING:
-    from udaseg.config.schema import Network
+    from udaseg.config.training import Network
 
 BACKBONES: dict[str, Callable[["Network"], Backbone]] = {
     "small": lambda spec: SmallBackbone(),

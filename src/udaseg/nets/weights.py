@@ -14,7 +14,7 @@ from udaseg.errors import UserError
 from udaseg.nets.base import SegmentationNet
 
 if TYPE_CHECKING:
-    from udaseg.config.schema import Network
+    from udaseg.config.training import Network
 
 NEEDED = 0.99  # share of the backbone's tensors that must be found
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udaseg.config.schema import Labels, Protocol
+from udaseg.config.evaluation import Labels, Protocol
 from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.images import write_png
 from udaseg.data.sets.pseudo_labels import SOFT, WITH_PROTOTYPES, class_counts, hardened, quartered

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from udaseg.config.schema import Claim
+from udaseg.config.claims import Claim
 from udaseg.reports.cells import DASH, Table
 from udaseg.reports.collect import missing_footnotes
 from udaseg.reports.compare import NOTHING, Comparisons, declared_notes, difference, estimate_numbers, estimate_text

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from udaseg.config.schema import Claim
+from udaseg.config.claims import Claim
 from udaseg.reports.statistics import Bootstrap, Row
 from udaseg.runs import counts
 from udaseg.runs.files import read_lines

@@ -1,6 +1,6 @@
-"""What the scores of an evaluation are made of, image by image: the report's test draws images from it. NumPy only.
+"""Pixel counts of every evaluated image, from which the report's significance test draws images. NumPy only.
 
-Not in `engine.metrics`, which training uses too: there it would make another run of every training.
+They are apart from `engine.metrics`, because that module is part of the fingerprint of every training.
 """
 
 import io
@@ -18,27 +18,28 @@ DAMAGED = (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFil
 
 
 def image_counts(confusion: np.ndarray) -> np.ndarray:
-    """Hits, truth pixels and predicted pixels of each class (C, 3) int64.
+    """Hits, truth pixels and predicted pixels of each class (C, 3) int64, without pixels whose label is 255.
 
-    `confusion` (C, C) holds counts, rows are the truth, columns the prediction (`metrics.confusion_matrix`): pixels
-    whose label is 255 are in none of the three. IoU = hits / (truth + predicted − hits), of one image and of summed
-    counts of several.
+    Args:
+        confusion: (C, C) counts, a row for each true and a column for each predicted class (`engine.metrics`).
+
+    IoU = hits / (truth + predicted - hits), for one image and for the sums over several.
     """
     return np.stack([np.diag(confusion), confusion.sum(1), confusion.sum(0)], axis=1).astype(np.int64)
 
 
 def write_counts(path: Path, counts: np.ndarray) -> None:
-    """Write counts (N, C, 3) of N images. Equal counts give equal bytes: the archive holds no time of writing."""
+    """Write counts (N, C, 3) of N images. Equal counts give equal bytes: the archive has no time stamps."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, counts=counts.astype(np.int32))  # no image has more pixels than that
     write_bytes(path, buffer.getvalue())
 
 
 def read_counts(path: Path, confusion: np.ndarray) -> np.ndarray:
-    """The counts (N, C, 3) int64 that `write_counts` wrote, of images whose confusion matrices sum to `confusion`.
+    """The counts (N, C, 3) int64 that `write_counts` wrote; `confusion` (C, C) is the matrix of all images together.
 
     Raises:
-        UserError: the file is missing, damaged, or of another evaluation than the confusion matrix (C, C).
+        UserError: the file is missing or damaged, or does not belong to this confusion matrix.
     """
     try:
         with np.load(path, allow_pickle=False) as content:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -15,7 +16,7 @@ import yaml
 
 from udaseg.errors import UserError
 
-# What a disk or a right that is wanting answers, and what helps. Anything else would be a fault of ours.
+# What the system answers when a disk or a permission prevents writing, and what helps. Other errors would be ours.
 REFUSALS = {
     errno.ENOSPC: "Free space on that disk",
     errno.EDQUOT: "Free space, or have the quota raised",
@@ -27,8 +28,17 @@ REFUSALS = {
 }
 
 
+# YAML 1.1 takes 1e-4 for text: its numbers have a point, and their exponents a sign. These are numbers in YAML 1.2.
+# The lengths are limited because a hash such as 12e4567890123456 is text, without quotes in older files.
+EXPONENT = re.compile(r"[-+]?([0-9]{1,6}(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]{1,2}$")
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe loading that refuses a key given twice, of which YAML would silently take the last."""
+    """Safe loading that knows 1e-4 is a number and refuses duplicate keys, of which PyYAML would take the last.
+
+    ruamel.yaml does both by itself, but is 11 times slower without its C extension: 88 ms instead of 8 for params.yaml,
+    1.8 s instead of 0.17 for the 125 specs of a study.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -44,8 +54,16 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return dict(super().construct_mapping(node, deep))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes text that `_Loader` would read as a number in quotes."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+
+
 def refused(error: OSError, path: Path | None = None) -> UserError:
-    """What to tell of a system that refuses to write to `path`, or else to the file that the error names."""
+    """The message for a system that refuses to write to `path`, or else to the file that the error names."""
     where = path or error.filename or "a file"
     help_ = REFUSALS.get(error.errno or 0, "Put that right")
     return UserError(
@@ -56,7 +74,7 @@ def refused(error: OSError, path: Path | None = None) -> UserError:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """UserError (see `refused`) where the system refuses what the body writes to `path`."""
+    """Raises UserError (see `refused`) when the system refuses what the body writes to `path`."""
     try:
         yield
     except OSError as error:
@@ -85,7 +103,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed `write_bytes` left below `folder`. Only for whoever is its one writer."""
+    """Remove what a killed `write_bytes` left below `folder`. Only the folder's one writer may call it."""
     for path in folder.rglob(".*.part"):
         path.unlink()
 
@@ -102,7 +120,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_yaml(path: Path, content: Any) -> None:
     """Block-style YAML in the order of the mapping."""
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    write_text(path, yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 def read_json(path: Path) -> Any:
@@ -117,7 +135,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file; a UserError that names the file when it is missing or damaged."""
     try:
         return yaml.load(path.read_text(), Loader=_Loader)
-    except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:  # all of them of what is read
+    except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:  # all caused by the content
         raise UserError(f"{path}: cannot be read as YAML ({error})") from None
 
 
@@ -128,7 +146,7 @@ def sha256(path: Path) -> str:
 
 
 def link(file: Path, target: Path) -> None:
-    """Put `file` at `target` as well: a second name where the file system has such, a copy otherwise."""
+    """Put `file` at `target` as well: as a hard link if the file system has them, as a copy otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.part")
     with writing(target):
@@ -138,12 +156,12 @@ def link(file: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(file, temporary)
         os.replace(temporary, target)
-        temporary.unlink(missing_ok=True)  # where both were names of one file already, replacing leaves both
+        temporary.unlink(missing_ok=True)  # replacing a hard link of the same file leaves both names
 
 
 def keep_only(folder: Path, kept: Collection[Path]) -> None:
-    """Remove all below `folder` that is not among the paths `kept`, and the folders that are empty then."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
+    """Remove everything below `folder` that is not among the paths `kept`, and the folders left empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # a folder's content comes before the folder
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()

@@ -1,42 +1,33 @@
-"""What one job is told: the resolved configuration that lies as spec.yaml in its folder and is all that the job reads.
+"""The spec of each kind of job: its complete configuration, which lies as spec.yaml in the job's folder.
 
-A spec's hash addresses the job's folder. Where a folder lies and which worker count or mirror is used is not hashed.
+A job reads no other configuration. The spec's hash ends the name of the job's folder; the folder's place, the number of
+loader processes and the mirror cannot change a result and are not hashed.
 """
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from udaseg.config.schema import (
-    CamvidData,
-    Claim,
-    DatasetSpec,
-    Exactness,
-    Labels,
-    Network,
-    Optim,
-    PathText,
-    Protocol,
-    Train,
-    UserPath,
-)
+from udaseg.config.claims import Claim
+from udaseg.config.evaluation import Labels, Protocol
+from udaseg.config.training import Exactness, Network, Optim, Train
 from udaseg.errors import UserError
 from udaseg.runs.files import read_yaml
-from udaseg.types import Positive, Scored, Size
+from udaseg.types import PathText, Positive, Scored, Size, UserPath
 from udaseg.validation import M, Model, validate
 
 HASH_DIGITS = 10
 
 
 class DownloadSpec(Model):
-    """Fetch a data set's archive, verify it and unpack it."""
+    """Download, verify and unpack the archive of a data set."""
 
     kind: Literal["download"]
     folder: PathText  # data/downloads/<name of the set>-<version of the archive>
-    dataset: CamvidData
+    dataset: dict[str, Any]  # parameters of the data set, complete
     mirror: UserPath | None
 
 
@@ -46,7 +37,7 @@ class PrepareSpec(Model):
     kind: Literal["prepare"]
     folder: PathText  # data/sets/<name>-<hash>
     name: str
-    dataset: DatasetSpec
+    dataset: dict[str, Any]  # parameters of the data set, complete
     classes: list[str]
     size: Size
     mirror: UserPath | None
@@ -54,16 +45,16 @@ class PrepareSpec(Model):
 
 
 class TrainSpec(Model):
-    """Train one stage of one recipe with one seed."""
+    """Train one stage of one recipe with one seed, or resume it."""
 
     kind: Literal["train"]
-    folder: PathText  # results/<source>-<target>/<method>/<differences,>seed=<n>-<hash>
+    folder: PathText  # results/<source>-<target>/<method>/<differences>_seed=<n>-<hash>
     method: str
     knobs: dict[str, Any]
     weights: dict[str, float]
     seed: int
     source: PathText  # prepared set of the labelled stream
-    target: PathText | None  # prepared set of the unlabelled stream, which is also the one looked at while training
+    target: PathText | None  # prepared set of the unlabelled stream, which also monitors the training
     classes: list[str]
     init: dict[str, str]  # role -> scratch | imagenet | file:PATH | folder of a run
     init_sums: dict[str, str]  # role -> SHA-256 of a user's own weights file
@@ -76,13 +67,13 @@ class TrainSpec(Model):
 
 
 class LabelSpec(Exactness):
-    """Label the target's training images with one run's network."""
+    """Label the target's training images with the network of a finished run."""
 
     kind: Literal["label"]
     folder: PathText  # <run>/label-<hash>
     run: PathText
     set: PathText
-    source: PathText | None  # prepared set whose images the prototypes are of; None: they are of the target's
+    source: PathText | None  # prepared set that the prototypes are computed on; None: the target's
     classes: list[str]
     network: Network
     labels: Labels
@@ -90,7 +81,7 @@ class LabelSpec(Exactness):
 
 
 class QualitySpec(Model):
-    """Hold pseudo-labels against the ground truth, where there is one. Nothing that trains reads the result."""
+    """Compare pseudo-labels with the ground truth, where there is one. Only the report reads the result."""
 
     kind: Literal["quality"]
     folder: PathText  # <run>/label-<hash>/quality-<hash>
@@ -101,13 +92,13 @@ class QualitySpec(Model):
 
 
 class TranslateSpec(Exactness):
-    """Show what a translator makes of some source images. Nothing that trains reads the result."""
+    """Translate some source images for the report's contact sheet. Only the report reads the result."""
 
     kind: Literal["translate"]
     folder: PathText  # results/<source>-<target>/translation-<hash>
     translator: str
     knobs: dict[str, Any]  # of the translator
-    run: PathText | None  # that trained it; None: it is not trained
+    run: PathText | None  # the training of the translator; None: it needs none
     source: PathText
     target: PathText
     pictures: Positive
@@ -116,7 +107,7 @@ class TranslateSpec(Exactness):
 
 
 class EvaluateSpec(Exactness):
-    """Score one run's weights on one labelled split."""
+    """Score the network of a finished run on one labelled split."""
 
     kind: Literal["evaluate"]
     folder: PathText  # <run>/evaluate-<hash>
@@ -138,18 +129,22 @@ class ReportRun(Model):
     final: bool
     seed: int
     run: PathText
-    evaluation: PathText | None  # None: nothing is scored in this study
+    evaluation: PathText | None  # None: this study scores nothing
     quality: PathText | None  # of the pseudo-labels that this stage was trained on; None: it had none
     labelled_target: int  # target images that this stage saw with their labels; 0: unsupervised adaptation
     overrides: str
-    sweep: str | None = None  # that this is a run of; None: of the study's list `run`
-    base: str | None = None  # the recipe that the point of the sweep is laid upon
+    sweep: str | None = None  # the sweep that this run belongs to; None: it is of the study's list `run`
+    base: str | None = None  # the recipe that the point of the sweep changes
     point: dict[str, Any] = Field(default={})  # parameter -> value
+
+    def folders(self) -> list[str]:
+        """Folders of the jobs whose numbers the report reads for this row."""
+        return [folder for folder in (self.run, self.evaluation, self.quality) if folder is not None]
 
 
 class ReportTranslation(Model):
     translator: str
-    folder: PathText  # of its pictures
+    folder: PathText  # with its pictures
 
 
 class ReportSweep(Model):
@@ -157,12 +152,12 @@ class ReportSweep(Model):
     title: str
     recipe: str
     over: dict[str, list[Any]]  # parameter -> values; empty for a list of points
-    reference: str | None  # `recipe` of the runs of the point that changes nothing; None: there is none
-    points: dict[str, str]  # the `recipe` of the runs of each point that is not skipped -> the point's name, in order
+    reference: str | None  # `recipe` of the point that changes nothing; None: there is none
+    points: dict[str, str]  # `recipe` of each point that is not skipped -> the point's name, in order
 
 
 class ReportSkipped(Model):
-    """A point of a sweep whose values do not go together."""
+    """A point of a sweep whose values are incompatible."""
 
     sweep: str
     point: str
@@ -180,7 +175,7 @@ class FidelityField(Model):
 
 
 class ReportSpec(Model):
-    """Collect the finished runs of a study into tables, figures and a page."""
+    """Write the tables, figures and page of a study from its finished runs."""
 
     kind: Literal["report"]
     output: PathText
@@ -204,8 +199,15 @@ Spec = DownloadSpec | PrepareSpec | TrainSpec | LabelSpec | QualitySpec | Transl
 NOT_HASHED = {"folder", "output", "mirror"}
 
 
+def exactness(spec: Spec) -> Exactness | None:
+    """The numerical settings with which a job runs a network; None: it runs none."""
+    if isinstance(spec, TrainSpec):
+        return spec.train
+    return spec if isinstance(spec, Exactness) else None
+
+
 def digest(spec: Spec) -> str:
-    """Hash of all of a spec that can change the result, as the last part of its folder's name."""
+    """Hexadecimal hash of everything in a spec that can change the result; `HASH_DIGITS` long."""
     content = spec.model_dump(mode="json", exclude=NOT_HASHED)
     if isinstance(spec, TrainSpec):
         del content["train"]["workers"]
@@ -214,7 +216,7 @@ def digest(spec: Spec) -> str:
 
 
 def published(spec: Spec) -> dict[str, Any]:
-    """A spec as it lies beside the result: of a training without its loader processes, which do not change a result."""
+    """A spec as it lies beside the result: without a training's loader processes, which cannot change the result."""
     content = spec.model_dump(mode="json")
     if isinstance(spec, TrainSpec):
         content["train"]["workers"] = 0
@@ -224,7 +226,7 @@ def published(spec: Spec) -> dict[str, Any]:
 def read_spec(model: type[M], path: Path) -> M:
     """The spec in a YAML file; UserError when it is missing, damaged or of another kind."""
     content = read_yaml(path)
-    kind = str(model.model_fields["kind"].annotation).split("'")[1]
+    (kind,) = get_args(model.model_fields["kind"].annotation)
     if not isinstance(content, dict) or content.get("kind") != kind:
         raise UserError(
             f"{path}: expected the spec of a '{kind}' job; `udaseg plan --write` makes the specs of a study"

@@ -1,4 +1,4 @@
-"""Claims of papers as data: what each says, where, and the rows of a study that bear on it. Pure; nothing is measured.
+"""Reading the claims of papers, and checking that the parameters have the rows that test them.
 
 A row is a recipe (`plca`), one of its stages (`cpsl:stage1`), or a point of a sweep (`pipa_terms/both`).
 """
@@ -6,10 +6,11 @@ A row is a recipe (`plca`), one of its stages (`cpsl:stage1`), or a point of a s
 from collections.abc import Iterator
 from pathlib import Path
 
-from udaseg.config.schema import Claim, Params, refuse_twice
+from udaseg.config.claims import Claim
+from udaseg.config.schema import Params
 from udaseg.errors import UserError
 from udaseg.runs.files import read_yaml
-from udaseg.validation import Model, suggestion, validate
+from udaseg.validation import Model, refuse_twice, suggestion, validate
 
 
 class _Claims(Model):
@@ -17,7 +18,7 @@ class _Claims(Model):
 
 
 def load_claims(path: Path, params: Params) -> list[Claim]:
-    """The claims in a YAML file, which need not be about rows that the study has.
+    """The claims in a YAML file. They may be about rows that this study does not run.
 
     Raises:
         UserError: the file is missing or damaged, has a wrong key or value, or names a row that no recipe, stage or
@@ -40,9 +41,9 @@ def load_claims(path: Path, params: Params) -> list[Claim]:
 
 
 def _problems(row: str, params: Params) -> Iterator[str]:
-    """What is wrong with the name of a row; nothing where it is known.
+    """What is wrong with the name of a row; nothing if it is known.
 
-    A point of a grid may be any, for studies give their grids other values.
+    A point of a grid can have any name, because studies change the values of grids.
     """
     sweep, slash, point = row.partition("/")
     if slash:
@@ -54,14 +55,7 @@ def _problems(row: str, params: Params) -> Iterator[str]:
     recipe, colon, stage = row.partition(":")
     if recipe not in params.recipes:
         yield f"recipe '{recipe}' is not known; {suggestion(recipe, [*params.recipes, 'SWEEP/POINT'])}"
-    elif colon and stage not in (names := _stages(params, recipe)):
+        return
+    names = [run for name, given in params.recipes[recipe].stages.items() for run in given.runs(name)]
+    if colon and stage not in names:
         yield f"stage '{stage}' of recipe '{recipe}' is not known; {suggestion(stage, names)}"
-
-
-def _stages(params: Params, recipe: str) -> list[str]:
-    """Names of a recipe's stages as they are run: a stage with `rounds` is NAME1, NAME2, …"""
-    return [
-        name if stage.rounds is None else f"{name}{index + 1}"
-        for name, stage in params.recipes[recipe].stages.items()
-        for index in range(1 if stage.rounds is None else stage.rounds.count)
-    ]

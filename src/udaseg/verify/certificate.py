@@ -1,6 +1,6 @@
-"""The certificate of a verification: what lies beside a rerun to show how far it repeats a recorded result.
+"""The certificate of a verification, which shows how far a rerun repeats a recorded result.
 
-Equal results give equal bytes: there is no date in it, and no machine's name.
+Equal results give equal bytes: it has no date and no machine's name.
 """
 
 import json
@@ -39,7 +39,7 @@ def certificate(study: str, recorded: Path, tolerance: float, made: list[Compari
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The certificate for people: verdicts, the largest differences, and what differs in code and environment."""
+    """The certificate in Markdown: verdicts, the largest differences, and what differs in code and environment."""
     return "\n".join(_lines(content)) + "\n"
 
 
@@ -69,13 +69,13 @@ def _lines(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _weight(entry: tuple[str, dict[str, Any]]) -> tuple[bool, bool, float]:
-    """By which differences are ordered: scores, IoUs of classes, the rest; the larger ones first."""
+    """Sorts differences: scores, then IoUs of classes, then the rest; the larger ones first."""
     name, size = entry[0].partition(": ")[2], entry[1]["size"]
     return not SCORES.fullmatch(name), ".iou." not in name, -math.inf if size is None else -size
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> Iterator[str]:
-    """A Markdown table and an empty line; nothing where there are no rows."""
+    """A Markdown table and an empty line; nothing if there are no rows."""
     if rows:
         yield f"| {' | '.join(header)} |"
         yield "|" + "---|" * len(header)
@@ -92,7 +92,7 @@ def _cell(value: Any) -> str:
 
 
 def _largest(compared: list[Comparison]) -> dict[str, dict[str, Any]]:
-    """Kind and name -> the largest difference of any job, and that job."""
+    """Kind and name -> the largest difference of all jobs, and the job that has it."""
     found: dict[str, tuple[Difference, str]] = {}
     for one in compared:
         for name, difference in one.largest.items():
@@ -103,7 +103,7 @@ def _largest(compared: list[Comparison]) -> dict[str, dict[str, Any]]:
 
 
 def _entry(one: Comparison) -> dict[str, Any]:
-    """What the certificate says of a job; what does not differ is left out."""
+    """The certificate's entry for a job, without what is equal on both sides."""
     here, recorded = one.environment
     both = {name: [here.get(name), recorded.get(name)] for name in sorted({*here, *recorded})}
     optional = {
@@ -124,7 +124,7 @@ def _kind(job: Job) -> str:
 
 
 def _merged(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Name -> the values that it has in any row, each once, in an order that does not depend on that of the rows."""
+    """Name -> its distinct values in all rows, in an order that does not depend on the order of the rows."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         for name, value in row.items():

@@ -1,7 +1,7 @@
 """Whether a rerun repeats a recorded result, job by job.
 
-Identical bytes are shown by checksums, those of the weights among them. Another machine rounds otherwise, and training
-makes much of little: then the scores are held against a tolerance, and what the two were made with is set side by side.
+Checksums, including those of the weights, show whether the files are identical. Another machine rounds differently, and
+training amplifies that: then the scores are compared within a tolerance, and the code and environments are shown.
 """
 
 import re
@@ -17,39 +17,39 @@ from udaseg.runs.records import RESULTS
 from udaseg.verify.differences import Difference, first_iteration, largest, leaves, values
 from udaseg.verify.match import Counterpart, counterparts
 
-# Percentage points of mIoU. A rerun that rounds otherwise is one more draw from what a run of this recipe can give: the
-# standard deviation between seeds, of 43 rows of the recorded sweeps, is 0.8 in the median.
+# Percentage points of mIoU. A rerun with other rounding is like a run with another seed: the standard deviation between
+# seeds has a median of 0.8 over 43 rows of the recorded sweeps.
 TOLERANCE = 1.0
 IDENTICAL, WITHIN, DIFFERS, NOT_COMPARED = "identical", "within tolerance", "differs", "not compared"
 VERDICTS = (IDENTICAL, WITHIN, DIFFERS, NOT_COMPARED)  # from good to bad
-# What is held against the tolerance: each mIoU, last and best, of an evaluation and of a training's monitor, and what
-# pseudo-labels are worth. IoUs of single classes, some of a few hundred pixels, counts and losses are told only.
+# Compared with the tolerance: each mIoU, last and best, of an evaluation and of a training's monitor, and the coverage
+# and precision of pseudo-labels. Losses, counts and IoUs of single classes, some of them tiny, are only listed.
 SCORES = re.compile(r"scores\.(last|best)\.sets\..+|(last|best)\.monitor|coverage|precision")
 
 
 @dataclass
 class Comparison:
-    """A job's verdict and what it rests on."""
+    """A job's verdict and the reasons for it."""
 
     job: Job
     verdict: str
-    reason: str = ""  # why it is not compared, or whose verdict it has
+    reason: str = ""  # why it is not compared, or where its verdict comes from
     recorded: str = ""  # folder of its counterpart
-    files: list[str] = field(default_factory=list)  # that differ
+    files: list[str] = field(default_factory=list)  # those that differ
     largest: dict[str, Difference] = field(default_factory=dict)
-    first_iteration: int | None = None  # that differs
+    first_iteration: int | None = None  # the first one that differs
     code: tuple[str, str] = ("", "")  # fingerprints, here and on record
     environment: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # name -> value, here and on record
 
 
 def verify(plan: Plan, recorded: Path, tolerance: float = TOLERANCE) -> list[Comparison]:
-    """The finished jobs in results/ against those in `recorded`, which is laid out as results/ is; a plan's order.
+    """Compare the finished jobs in results/ with those in `recorded`, which has the same layout; in the plan's order.
 
     Args:
-        tolerance: percentage points by which a score may differ where bytes do; 0: bytes must not differ.
+        tolerance: percentage points by which a score may differ if files do; 0: files must not differ.
 
     Raises:
-        UserError: a finished job, here or on record, is damaged; every damaged file is named.
+        UserError: a finished or recorded job is damaged; every damaged file is named.
     """
     pairs = list(counterparts(plan, recorded))
     here = {pair.job.folder for pair in pairs if Path(pair.job.marker).is_file()}
@@ -61,7 +61,7 @@ def verify(plan: Plan, recorded: Path, tolerance: float = TOLERANCE) -> list[Com
         listing = "".join(f"\n  {found}" for found in damaged)
         raise UserError(
             f"nothing was compared, because of {len(damaged)} damaged files; remove the folders of those in {RESULTS}/ "
-            f"and run the study again, and get damaged records again:{listing}"
+            f"and run the study again; restore damaged records from where they came:{listing}"
         )
     made = {pair.job.folder: _compare(pair, pair.job.folder in here, tolerance) for pair in pairs}
     _judge_by_what_follows(plan, made)
@@ -86,7 +86,7 @@ def _compare(pair: Counterpart, finished: bool, tolerance: float) -> Comparison:
 
 
 def _differing_files(here: Path, recorded: Path) -> list[str]:
-    """Names of results whose checksums differ. The spec is what was asked for: it was held by its meaning."""
+    """Names of results whose checksums differ. The spec is no result: its values have been compared before."""
     ours, theirs = (read_json(folder / MARKER)["files"] for folder in (here, recorded))
     names = (ours.keys() | theirs.keys()) - {*MEASURED, "spec.yaml"}
     return sorted(name for name in names if ours.get(name) != theirs.get(name))
@@ -98,7 +98,7 @@ def _verdict(largest: dict[str, Difference], tolerance: float) -> str:
 
 
 def _judge_by_what_follows(plan: Plan, made: dict[str, Comparison]) -> None:
-    """Give a job without a score of its own (a pretraining, labels) the worst verdict of what was made from it."""
+    """Give a job without a score of its own (a pretraining, labels) the worst verdict of the jobs made from it."""
     below: dict[str, list[str]] = {}
     for job in reversed(plan.jobs.values()):  # parents come first in a plan
         own = made.get(job.folder)
@@ -119,7 +119,7 @@ def _code(folder: Path) -> str:
 
 
 def _environment(folder: Path) -> dict[str, Any]:
-    """Dotted name -> value of what env.json says, where there is one; the code's fingerprint stands apart."""
+    """Dotted name -> value of everything in env.json but the code's fingerprint; and the number of threads."""
     path, spec = folder / "env.json", read_yaml(folder / "spec.yaml")
     threads = spec.get("train", spec).get("threads")
     found: dict[str, Any] = {} if threads is None else {"threads": threads}

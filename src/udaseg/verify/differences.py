@@ -1,4 +1,4 @@
-"""By how much two results of one job differ: every number that their readable files hold, the largest by name."""
+"""By how much two results of one job differ: for each name, the largest difference of all numbers in their files."""
 
 import json
 import math
@@ -9,37 +9,38 @@ from typing import Any
 
 from udaseg.errors import UserError
 from udaseg.runs.files import read_json
+from udaseg.runs.kinds import KINDS
 
-READABLE = ("metrics.json", "result.json", "history.jsonl", "quality.json", "labels.json")
+READABLE = [name for kind in KINDS.values() for name in kind.numbers if name.endswith((".json", ".jsonl"))]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two results differ most in what has one name. Scores are fractions, as in the files."""
+    """The largest difference of two results under one name. Scores are fractions, as in the files."""
 
     here: Any
     recorded: Any
-    size: float | None  # None: they are no two numbers, as where a class is defined on one side only
-    iteration: int | None  # of a training's history
+    size: float | None  # None: not two numbers, for instance because a class is undefined on one side
+    iteration: int | None  # in a training's history
 
     @property
     def rank(self) -> float:
-        """Its size; what is no number counts as larger than any."""
+        """Its size; without two numbers it counts as larger than any."""
         return math.inf if self.size is None else self.size
 
     def content(self) -> dict[str, Any]:
-        """As it lies in a certificate."""
+        """As plain data, for a certificate."""
         return {key: value for key, value in asdict(self).items() if key != "iteration" or value is not None}
 
 
-Value = tuple[str, tuple[int, ...], int | None]  # name, place in the lists that it stands in, iteration
+Value = tuple[str, tuple[int, ...], int | None]  # name, indices in the lists around it, iteration
 
 
 def values(folder: Path) -> dict[Value, Any]:
     """Everything that the readable files of a job's folder hold.
 
     Raises:
-        UserError: one of them is not the JSON that it should be.
+        UserError: one of them is damaged.
     """
     found: dict[Value, Any] = {}
     for path in (folder / name for name in READABLE if (folder / name).is_file()):
@@ -51,7 +52,7 @@ def values(folder: Path) -> dict[Value, Any]:
 
 
 def leaves(content: Any, name: str = "", place: tuple[int, ...] = ()) -> Iterator[tuple[str, tuple[int, ...], Any]]:
-    """Dotted name, place in lists and value of whatever in plain data is neither mapping nor list; NaN as text."""
+    """Dotted name, indices in lists and value of every scalar in plain data; NaN and infinity as text."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from leaves(value, f"{name}.{key}" if name else str(key), place)
@@ -63,7 +64,7 @@ def leaves(content: Any, name: str = "", place: tuple[int, ...] = ()) -> Iterato
 
 
 def largest(here: dict[Value, Any], recorded: dict[Value, Any]) -> dict[str, Difference]:
-    """Name -> the largest difference there, of equals the first."""
+    """Name -> its largest difference; the first of equal ones."""
     found: dict[str, Difference] = {}
     for key in dict.fromkeys([*here, *recorded]):
         ours, theirs = here.get(key), recorded.get(key)
@@ -77,7 +78,7 @@ def largest(here: dict[Value, Any], recorded: dict[Value, Any]) -> dict[str, Dif
 
 
 def first_iteration(here: dict[Value, Any], recorded: dict[Value, Any]) -> int | None:
-    """The first logged iteration at which two histories differ; None: they do not."""
+    """The first logged iteration at which two histories differ; None: they are equal."""
     differing = {key[2] for key in here.keys() | recorded.keys() if here.get(key) != recorded.get(key)}
     return min((iteration for iteration in differing if iteration is not None), default=None)
 
@@ -88,11 +89,11 @@ def _history(path: Path) -> Iterator[tuple[int, Any]]:
             content = json.loads(line)
             yield int(content.pop("iteration")), content
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is no history of a training ({error!r})") from None
+        raise UserError(f"{path}: is not the history of a training ({error!r})") from None
 
 
 def _label_scores(path: Path, content: Any) -> dict[str, float | None]:
-    """Of pseudo-labels, all classes together: the share of pixels that have one, and of these the right ones."""
+    """Of pseudo-labels, over all classes: the share of pixels with a label, and the share of these that is right."""
     try:
         coverage = sum(content["selected"].values()) / content["total"]
         judged = sum((content["judged"] or {}).values())

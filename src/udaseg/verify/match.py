@@ -1,7 +1,7 @@
-"""Which result on record is that of a job: the one in its folder, or of the same job under another hash.
+"""The recorded counterpart of a job: the result in its folder, or that of the same job under another hash.
 
-A hash changes with the code and with the hashes of the jobs before. Then the counterpart is what was told the same:
-its spec has the same values, its parents are the counterparts of the job's parents.
+A hash changes with the code and with the hashes of the parents. The counterpart is then the recorded job with the same
+configuration: its spec has the same values, and its parents are the counterparts of the job's parents.
 """
 
 import glob
@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from udaseg.config.schema import Exactness
+from udaseg.config.training import Exactness
 from udaseg.errors import UserError
 from udaseg.jobs.job import Job, Plan
 from udaseg.runs.files import read_yaml
 from udaseg.runs.folder import MARKER, damage
-from udaseg.runs.records import KEPT, RECORDED, RESULTS
+from udaseg.runs.kinds import KINDS
+from udaseg.runs.records import KEPT, RESULTS
 from udaseg.runs.spec import HASH_DIGITS, published
 
 HASH = rf"-[0-9a-f]{{{HASH_DIGITS}}}"
 DATA = re.compile(rf"(data/sets/.+){HASH}")
-# Of a spec: by what code, how exactly and where to it is done is not what is to be done.
+# Fields of a spec that may differ: by which code, how exactly and where the job is done.
 EXACTNESS = set(Exactness.model_fields)
 FREE = {"folder", "code", "train.workers", *EXACTNESS, *(f"train.{name}" for name in EXACTNESS)}
 SHOWN = 3  # differences named in a reason
@@ -29,23 +30,23 @@ SHOWN = 3  # differences named in a reason
 
 @dataclass(frozen=True)
 class Counterpart:
-    """What is on record of a job; `folder` is None where nothing is, and `reason` then says why."""
+    """The record of a job; `folder` is None if there is none, and `reason` says why."""
 
     job: Job
     folder: Path | None = None
     reason: str = ""
-    damaged: list[str] = field(default_factory=list)  # files on record, of which it may be the counterpart
+    damaged: list[str] = field(default_factory=list)  # recorded files that may be those of the counterpart
 
 
 def counterparts(plan: Plan, recorded: Path) -> Iterator[Counterpart]:
-    """Of every job of a plan that leaves numbers, parents first. `recorded` is laid out as results/ is.
+    """The counterpart of every job of a plan that is kept on record, parents first. `recorded` is laid out as results/.
 
     Raises:
         UserError: a spec on record cannot be read.
     """
-    matched: dict[str, str] = {}  # a job's folder -> the one that it had when it was recorded
+    matched: dict[str, str] = {}  # a job's folder -> its folder when it was recorded
     for job in plan.jobs.values():
-        if job.kind not in RECORDED:
+        if not KINDS[job.kind].numbers:
             continue
         found = _match(job, recorded, matched)
         if found.folder is not None:
@@ -72,7 +73,7 @@ def _match(job: Job, recorded: Path, matched: dict[str, str]) -> Counterpart:
 
 
 def _candidates(job: Job, recorded: Path, matched: dict[str, str]) -> list[Path]:
-    """Places of finished jobs in the record: the job's own, or those that differ from it in the hash only."""
+    """Places of recorded jobs: the job's own, or those whose names differ from it in the hash only."""
     place = Path(job.folder).relative_to(RESULTS)
     if (recorded / place / MARKER).is_file():
         return [place]
@@ -92,7 +93,7 @@ def _spec(folder: Path) -> dict[str, Any]:
 
 
 def _translated(content: Any, matched: dict[str, str]) -> Any:
-    """A spec with its parents named as on record, and sets of data without their hashes, which records do not have."""
+    """A spec with its parents' recorded folders, and with data sets' folders without hashes: those are not recorded."""
     if isinstance(content, dict):
         return {key: _translated(value, matched) for key, value in content.items()}
     if isinstance(content, str):
@@ -101,7 +102,7 @@ def _translated(content: Any, matched: dict[str, str]) -> Any:
 
 
 def _contradictions(told: dict[str, Any], other: dict[str, Any], path: str = "") -> Iterator[str]:
-    """What two specs say differently. What only one of them knows is a matter of the code, not of what was asked."""
+    """How the values of two specs differ. Fields that only one of them has are due to the code, and do not count."""
     for key in sorted(told.keys() & other.keys()):
         place, ours, theirs = f"{path}{key}", told[key], other[key]
         if isinstance(ours, dict) and isinstance(theirs, dict):

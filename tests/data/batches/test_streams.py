@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udaseg.config.schema import LabelledTarget, SourceView, TargetView
+from udaseg.config.training import LabelledTarget, SourceView, TargetView
 from udaseg.data.batches.loader import batches
 from udaseg.data.batches.samplers import labelled_subset, turn
 from udaseg.data.batches.streams import Batch, Streams, Target, soft_view
 from udaseg.data.batches.views import Geometry, crop_then_resize
 from udaseg.data.datasets.base import Item
 from udaseg.data.datasets.classes import IGNORE
-from udaseg.data.sets.build import prepare
+from udaseg.data.sets.prepare import prepare
 from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
 
@@ -30,6 +30,7 @@ class Numbered:
     """Images whose red channel is their number and whose label is 1 where green is bright."""
 
     names = tuple(CLASSES)
+    splits = ("train",)
 
     def items(self, split: str) -> list[Item]:
         return [self._item(index) for index in range(COUNT)]
@@ -383,7 +384,7 @@ class TestLabelledTarget:
         few, more = labelled_subset(names, 3, seed=1), labelled_subset(names, 6, seed=1)
         assert len(few) == 3 and len(more) == 6 and set(few) <= set(more) <= set(names) and few == sorted(few)
         assert labelled_subset(names, 3, seed=2) != few
-        with pytest.raises(UserError, match="10 asked for, the target has 9"):
+        with pytest.raises(UserError, match="10 is more than the target's 9 training images"):
             labelled_subset(names, 10, seed=1)
 
     def test_the_batch_says_where_its_labels_are_from(self, uneven):

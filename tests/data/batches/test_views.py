@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from udaseg.config.schema import View
+from udaseg.config.training import View
 from udaseg.data.batches.views import Geometry, draw_geometry, jitter_colours
 
 SIZES = st.integers(1, 24)

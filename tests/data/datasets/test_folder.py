@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udaseg.config.schema import FolderData
-from udaseg.data.datasets.base import open_dataset
+from udaseg.data.datasets.class_map import ClassMap
 from udaseg.data.datasets.classes import CAMVID
-from udaseg.data.datasets.folder import ClassMap, FolderDataset, expand, open_folder
+from udaseg.data.datasets.folder import FolderData, FolderDataset, expand
 from udaseg.data.sets.images import read_colours, read_ids, read_image
 from udaseg.errors import UserError
 
@@ -55,18 +54,13 @@ def grey_png(path: Path, depth: int, rows: list[bytes], width: int) -> None:
 def test_items_are_sorted_pairs_of_image_and_label(tmp_path: Path) -> None:
     for name in ("b", "a", "c.1_x-y"):
         write_pair(tmp_path, "train", name)
-    dataset = open_folder(spec(tmp_path))
+    dataset = spec(tmp_path).open()
     items = dataset.items("train")
     assert dataset.names == ("road", "sidewalk", "sky")
     assert [item.name for item in items] == ["a", "b", "c.1_x-y"]
     assert np.array_equal(items[0].image(), PIXELS) and items[0].image().dtype == np.uint8
     assert items[0].label is not None
     assert np.array_equal(items[0].label(), EXPECTED) and items[0].label().dtype == np.uint8
-
-
-def test_open_dataset_finds_the_reader(tmp_path: Path) -> None:
-    write_pair(tmp_path, "train", "a")
-    assert len(open_dataset(spec(tmp_path), None, tmp_path).items("train")) == 1
 
 
 def test_eight_and_sixteen_bit_and_palette_ids_are_read_alike(tmp_path: Path) -> None:
@@ -143,20 +137,20 @@ def test_lists_choose_from_common_folders(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("c\n\na\n")
     (tmp_path / "val.txt").write_text("b")
     lists = {"train": "train.txt", "val": "val.txt"}
-    dataset = open_folder(spec(tmp_path, images="images", labels="labels", lists=lists))
+    dataset = spec(tmp_path, images="images", labels="labels", lists=lists).open()
     assert [item.name for item in dataset.items("train")] == ["a", "c"]
     assert [item.name for item in dataset.items("val")] == ["b"]
 
 
 def test_labels_are_optional(tmp_path: Path) -> None:
     write(tmp_path / "train" / "images" / "a.png", PIXELS)
-    assert open_folder(spec(tmp_path, labels=None)).items("train")[0].label is None
+    assert spec(tmp_path, labels=None).open().items("train")[0].label is None
 
 
 def test_a_split_without_label_folder_is_unlabelled_if_another_has_one(tmp_path: Path) -> None:
     write(tmp_path / "train" / "images" / "a.png", PIXELS)
     write_pair(tmp_path, "val", "a")
-    dataset = open_folder(spec(tmp_path, splits_present=["train", "val"]))
+    dataset = spec(tmp_path, splits_present=["train", "val"]).open()
     assert dataset.items("train")[0].label is None
     assert dataset.items("val")[0].label is not None
 
@@ -165,7 +159,7 @@ def test_one_label_folder_for_all_splits(tmp_path: Path) -> None:
     write(tmp_path / "train" / "images" / "a.png", PIXELS)
     for name in ("a", "of_another_split"):
         write(tmp_path / "labels" / f"{name}.png", RAW)
-    assert [item.name for item in open_folder(spec(tmp_path, labels="labels")).items("train")] == ["a"]
+    assert [item.name for item in spec(tmp_path, labels="labels").open().items("train")] == ["a"]
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
@@ -181,35 +175,35 @@ def refused(dataset: FolderDataset, *parts: str, split: str = "train") -> None:
 
 def test_missing_root(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
-        open_folder(spec(tmp_path / "nowhere"))
+        spec(tmp_path / "nowhere").open()
 
 
 def test_missing_image_folder(tmp_path: Path) -> None:
     write(tmp_path / "train" / "labels" / "a.png", RAW)
-    refused(open_folder(spec(tmp_path)), "images: there is no folder", "train/images", "{split}/images")
+    refused(spec(tmp_path).open(), "images: there is no folder", "train/images", "{split}/images")
 
 
 def test_missing_label_folder(tmp_path: Path) -> None:
     write(tmp_path / "train" / "images" / "a.png", PIXELS)
-    refused(open_folder(spec(tmp_path)), "labels: there is no folder", "train/labels", "labels: null")
+    refused(spec(tmp_path).open(), "labels: there is no folder", "train/labels", "labels: null")
 
 
 def test_empty_image_folder(tmp_path: Path) -> None:
     (tmp_path / "train" / "images").mkdir(parents=True)
     (tmp_path / "train" / "images" / "notes.txt").write_text("no image")
-    refused(open_folder(spec(tmp_path, labels=None)), "no images in", "train/images", ".png")
+    refused(spec(tmp_path, labels=None).open(), "no images in", "train/images", ".png")
 
 
 def test_unknown_split(tmp_path: Path) -> None:
     write_pair(tmp_path, "train", "a")
-    refused(open_folder(spec(tmp_path)), "no split 'test'", "train", split="test")
+    refused(spec(tmp_path).open(), "no split 'test'", "train", split="test")
 
 
 def test_missing_partners_are_named_when_decoded(tmp_path: Path) -> None:
     write_pair(tmp_path, "train", "whole")
     write(tmp_path / "train" / "images" / "no_label.png", PIXELS)
     write(tmp_path / "train" / "labels" / "no_image.png", RAW)
-    items = {item.name: item for item in open_folder(spec(tmp_path)).items("train")}
+    items = {item.name: item for item in spec(tmp_path).open().items("train")}
     with pytest.raises(UserError, match=r"image .*train/images/no_image\.\*: missing"):
         items["no_image"].image()
     label = items["no_label"].label
@@ -222,13 +216,13 @@ def test_names_that_never_match_are_told_once(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(tmp_path / "train" / "images" / f"{name}.png", PIXELS)
         write(tmp_path / "train" / "labels" / f"{name}_label.png", RAW)
-    refused(open_folder(spec(tmp_path)), "no image has a label map of the same stem", "a.png", "a_label.png")
+    refused(spec(tmp_path).open(), "no image has a label map of the same stem", "a.png", "a_label.png")
 
 
 def test_a_listed_image_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path / "images" / "a.png", PIXELS)
     (tmp_path / "train.txt").write_text("a\ngone\n")
-    dataset = open_folder(spec(tmp_path, images="images", labels=None, lists={"train": "train.txt"}))
+    dataset = spec(tmp_path, images="images", labels=None, lists={"train": "train.txt"}).open()
     with pytest.raises(UserError, match=r"images/gone\.\*: missing"):
         dataset.items("train")[1].image()
 
@@ -240,25 +234,23 @@ def test_bad_list_file(tmp_path: Path, content: str | None, message: str) -> Non
     write(tmp_path / "images" / "a.png", PIXELS)
     if content is not None:
         (tmp_path / "train.txt").write_text(content)
-    refused(
-        open_folder(spec(tmp_path, images="images", labels=None, lists={"train": "train.txt"})), "train.txt", message
-    )
+    refused(spec(tmp_path, images="images", labels=None, lists={"train": "train.txt"}).open(), "train.txt", message)
 
 
 def test_two_images_of_one_stem(tmp_path: Path) -> None:
     write_pair(tmp_path, "train", "a")
     write(tmp_path / "train" / "images" / "a.jpg", PIXELS)
-    refused(open_folder(spec(tmp_path)), "a.jpg", "a.png", "same stem")
+    refused(spec(tmp_path).open(), "a.jpg", "a.png", "same stem")
 
 
 def test_names_with_other_characters(tmp_path: Path) -> None:
     write_pair(tmp_path, "train", "image (1)")
-    refused(open_folder(spec(tmp_path)), "image (1)", "rename")
+    refused(spec(tmp_path).open(), "image (1)", "rename")
 
 
 def test_images_of_all_splits_in_one_folder_need_lists(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give lists"):
-        open_folder(spec(tmp_path, images="images"))
+        spec(tmp_path, images="images").open()
 
 
 @pytest.mark.parametrize("reader", [read_image, read_ids, read_colours])
@@ -312,7 +304,7 @@ def test_the_other_encoding_is_hinted_at(tmp_path: Path) -> None:
         ({"#804080": "road"}, "id", "'#804080' is not an id"),
         ({"70000": "road"}, "id", "'70000' is not an id"),
         ({"7": "road"}, "colour", "'7' is not a colour"),
-        ({"7": "road", "07": "car"}, "id", "'07' stands for an id or colour that an earlier"),
+        ({"7": "road", "07": "car"}, "id", "'07' is the same id or colour as an earlier"),
         ({"7": "ignore"}, "id", "names 0 classes"),
         ({str(i): f"c{i}" for i in range(255)}, "id", "names 255 classes, expected 1 to 254"),
     ],
@@ -333,7 +325,7 @@ SHARED = Path(os.environ.get("UDASEG_SHARED", Path(__file__).parents[3] / "../sh
 @pytest.mark.parametrize(("name", "count", "common"), [("carla", 72, "road"), ("camvid", 101, "road")])
 def test_real_images(name: str, count: int, common: str) -> None:
     class_map = {str(index): entry for index, entry in enumerate(CAMVID)} | {"255": "ignore"}
-    dataset = open_folder(spec(SHARED / name, splits_present=["val"], class_map=class_map))
+    dataset = spec(SHARED / name, splits_present=["val"], class_map=class_map).open()
     items = dataset.items("val")
     assert len(items) == count and dataset.names == tuple(CAMVID)
     pixels = np.zeros(256, dtype=np.int64)

@@ -1,12 +1,9 @@
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from udaseg.config.schema import ObjectsData
-from udaseg.data.datasets.base import open_dataset
-from udaseg.data.datasets.objects import NAMES, Objects, render
+from udaseg.data.datasets.objects import NAMES, Objects, ObjectsData, render
 from udaseg.errors import UserError
 
 SIZE = (96, 128)
@@ -52,8 +49,9 @@ def test_splits_indices_and_worlds_differ():
 
 def test_dataset_and_unknown_split():
     spec = ObjectsData(kind="objects", world=5, size=SIZE, counts={"train": 2, "val": 1})
-    dataset = open_dataset(spec, None, Path("unused"))
+    dataset = spec.open()
     assert isinstance(dataset, Objects) and dataset.names == NAMES
+    assert dataset.splits == spec.splits() == ["train", "val"] and spec.has_labels()
     items = dataset.items("train")
     assert len({item.name for item in items}) == 2
     assert np.array_equal(items[1].image(), render(5, "train", 1, SIZE)[0])

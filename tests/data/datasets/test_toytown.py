@@ -1,13 +1,10 @@
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from udaseg.config.schema import ToytownData
-from udaseg.data.datasets.base import open_dataset
 from udaseg.data.datasets.classes import CITYSCAPES
-from udaseg.data.datasets.toytown import NAMES, Toytown, render
+from udaseg.data.datasets.toytown import NAMES, Toytown, ToytownData, render
 from udaseg.data.datasets.toytown.look import SOURCE, TARGET, look_of
 from udaseg.errors import UserError
 
@@ -136,9 +133,10 @@ def test_worlds_vary_palette_and_rates_but_no_number_of_the_gap():
 
 def test_dataset_lists_items_and_decodes_them():
     spec = ToytownData(kind="toytown", domain="target", world=3, size=SIZE, counts={"train": 3, "val": 2})
-    dataset = open_dataset(spec, None, Path("unused"))
+    dataset = spec.open()
     items = dataset.items("train")
     assert isinstance(dataset, Toytown) and dataset.names == NAMES
+    assert dataset.splits == spec.splits() == ["train", "val"] and spec.has_labels()
     assert [item.name for item in items] == sorted({item.name for item in items}) and len(items) == 3
     image, label = render("target", 3, "train", 2, SIZE)
     assert np.array_equal(items[2].image(), image)

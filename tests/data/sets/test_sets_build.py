@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udaseg.config.schema import FolderData
 from udaseg.data.datasets.base import Item, require_split
-from udaseg.data.datasets.folder import open_folder
-from udaseg.data.sets.build import prepare, splits_of
+from udaseg.data.datasets.folder import FolderData
+from udaseg.data.sets.prepare import prepare
 from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
 
@@ -26,12 +25,13 @@ class Made:
     """A small data set made of arrays: 8 x 12 pixels, a grassy strip (not a class of the study) on a road."""
 
     names = ("sky", "road", "grass", "car")
+    splits = ("train", "val")
 
     def __init__(self, change: Change = lambda split, name, image, label: (image, label)) -> None:
         self.change = change
 
     def items(self, split: str) -> list[Item]:
-        require_split(split, ["train", "val"], "made")
+        require_split(split, self.splits, "made")
         return [self._item(split, name) for name in (("a", "b") if split == "train" else ("c",))]
 
     def _item(self, split: str, name: str) -> Item:
@@ -156,18 +156,13 @@ def test_an_earlier_set_is_replaced(tmp_path: Path) -> None:
 
 def test_splits_come_in_the_order_train_val_test(tmp_path: Path) -> None:
     class Three(Made):
+        splits = ("test", "val", "train")
+
         def items(self, split: str) -> list[Item]:
             return super().items("val")
 
     prepare("three", Three(), {"kind": "camvid"}, CLASSES, (4, 6), tmp_path / "three")
     assert PreparedSet(tmp_path / "three").splits == ("train", "val", "test")
-
-
-def test_the_splits_of_every_kind_of_spec() -> None:
-    assert splits_of({"kind": "toytown", "counts": {"val": 1, "train": 2}}) == ["train", "val"]
-    assert splits_of({"kind": "folder", "lists": None, "splits_present": ["test"]}) == ["test"]
-    assert splits_of({"kind": "folder", "lists": {"val": "v"}, "splits_present": ["test"]}) == ["val"]
-    assert splits_of({"kind": "camvid", "version": 1}) == ["train", "val", "test"]
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
@@ -220,8 +215,15 @@ def test_no_class_in_common(tmp_path: Path) -> None:
 
 
 def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+    class Less(Made):
+        splits = ("train", "test")
+
+        def items(self, split: str) -> list[Item]:
+            require_split(split, ["train"], "made")
+            return super().items(split)
+
     with pytest.raises(UserError, match="made has no split 'test'"):
-        prepare("made", Made(), {"splits_present": ["train", "test"]}, CLASSES, (4, 6), tmp_path / "made-1")
+        prepare("made", Less(), SPLITS, CLASSES, (4, 6), tmp_path / "made-1")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -242,7 +244,7 @@ def test_every_problem_of_a_folder_is_in_one_message(tmp_path: Path) -> None:
     (root / "val" / "labels" / "h.png").write_text("no image")
     spec = FolderData(kind="folder", root=str(root), splits_present=["train", "val", "test"], class_map={"7": "road"})
     with pytest.raises(UserError) as error:
-        prepare("mine", open_folder(spec), spec.model_dump(mode="json"), CLASSES, (4, 6), tmp_path / "sets" / "mine-1")
+        prepare("mine", spec.open(), spec.model_dump(mode="json"), CLASSES, (4, 6), tmp_path / "sets" / "mine-1")
     message = str(error.value)
     for part in (
         "data set mine: 7 problems; nothing was written",
@@ -300,9 +302,9 @@ def test_a_file_that_changed_is_named_when_it_is_read(
     prepared.verify()
     damage(prepared.folder / path)
     what = "there is no such file" if damage is Path.unlink else "changed after the set was prepared"
-    again = re.escape(f"or remove the folder {prepared.folder} and start the same command again")
+    again = re.escape(f"or remove the folder {prepared.folder} and run the same command again")
     for reading in (read_all, PreparedSet.verify):
-        with pytest.raises(UserError, match=rf"{path}: {what}[\s\S]*Bring back the files, {again}"):
+        with pytest.raises(UserError, match=rf"{path}: {what}[\s\S]*Restore the files, {again}"):
             reading(PreparedSet(prepared.folder))
 
 
@@ -347,5 +349,5 @@ def test_digests_and_description_belong_together(change: str, tmp_path: Path) ->
     (prepared.folder / "set.json").write_text(json.dumps(described))
     (prepared.folder / "digests.json").write_text(json.dumps(digests))
     for reading in (read_all, PreparedSet.verify):
-        with pytest.raises(UserError, match=r"digests\.json and set\.json there do not belong together"):
+        with pytest.raises(UserError, match=r"digests\.json and set\.json do not match"):
             reading(PreparedSet(prepared.folder))

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from support.tiny import translator
 
-from udaseg.config.schema import Network
+from udaseg.config.training import Network
 from udaseg.errors import UserError
 from udaseg.methods.diga.translation import (
     QUALIFIERS,

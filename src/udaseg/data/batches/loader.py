@@ -1,4 +1,4 @@
-"""Batches one after the other, loaded ahead by processes that may be lost, and outlive what the main one survives."""
+"""Batches in order, loaded ahead by worker processes: their faults are reported, and they ignore stop signals."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ from udaseg.errors import UserError
 from udaseg.machine.signals import ignore_stopping
 
 
-class _Told(Dataset[Batch | UserError]):
-    """A UserError as an item: raised in a loader process, it would come wrapped into that one's traceback."""
+class _Reported(Dataset[Batch | UserError]):
+    """Returns a UserError as an item: raised in a worker process, it would arrive wrapped in that one's traceback."""
 
     def __init__(self, streams: Streams) -> None:
         self.streams = streams
@@ -26,15 +26,15 @@ class _Told(Dataset[Batch | UserError]):
 
 @contextmanager
 def batches(streams: Streams, first: int, last: int, workers: int) -> Iterator[Iterator[Batch]]:
-    """Batches number `first` up to but not including `last`, in order, loaded ahead by so many processes.
+    """Batches number `first` up to but not including `last`, in order, loaded ahead by `workers` processes.
 
     Raises:
-        UserError: a loader process was killed, while the body does whatever it does; or a file cannot be used.
+        UserError: a worker process was killed (raised wherever the body is then), or a file cannot be used.
     """
-    # A generator of its own: creating the iterator would otherwise draw from the global one.
+    # With a generator of its own: creating the iterator would otherwise draw from the global one.
     generator = torch.Generator().manual_seed(0)
     loader: DataLoader[Batch | UserError] = DataLoader(
-        _Told(streams), batch_size=None, sampler=range(first, last), num_workers=workers, generator=generator,
+        _Reported(streams), batch_size=None, sampler=range(first, last), num_workers=workers, generator=generator,
         worker_init_fn=ignore_stopping,
     )  # fmt: skip
     items = iter(loader)
@@ -45,12 +45,12 @@ def batches(streams: Streams, first: int, last: int, workers: int) -> Iterator[I
             raise
         raise UserError(
             f"a process that loads images ended ({str(error).rstrip('. ')}), most often because memory ran out. The "
-            "last checkpoint is kept, and the same command again goes on from it; lower train.workers before, with 0 "
-            "of which training loads its images itself"
+            "last checkpoint is kept: lower train.workers (with 0, training loads its images itself) and run the same "
+            "command again to resume"
         ) from None
     finally:
         if workers:
-            # Left to the interpreter's end, which sends SIGTERM and waits, they would never end.
+            # At its end the interpreter sends SIGTERM and waits; the workers ignore it and would never end.
             items._shutdown_workers()  # type: ignore[attr-defined]
 
 

@@ -1,6 +1,6 @@
 """Which image comes next. A choice is a function of (seed, position) and of nothing else.
 
-An image is named by its place in the list of names; with it comes the class for whose sake it was chosen, or None.
+An image is given by its index in the list of names, together with the class that it was chosen for, or None.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from udaseg.config.schema import LabelledTarget, RareClass
+from udaseg.config.training import LabelledTarget, RareClass
 from udaseg.errors import UserError
 from udaseg.ops.sampling import rare_class_probabilities
 from udaseg.seeding import seed_for
@@ -22,7 +22,7 @@ class Sampler(Protocol):
 
 
 class Shuffled:
-    """Every image once in each epoch, in an order of that epoch's own."""
+    """Every image once in each epoch, in a new order each time."""
 
     def __init__(self, count: int, seed: int, stream: str) -> None:
         self.count, self.seed, self.stream = count, seed, stream
@@ -68,7 +68,7 @@ class RareClasses:
         generator = torch.Generator().manual_seed(seed_for(self.seed, f"{self.stream}.order", position))
         of_class, of_image = torch.rand(2, generator=generator, dtype=torch.float64)
         chosen = int(torch.searchsorted(self.cumulative, of_class, right=True))
-        # Rounding may leave the sum a little below 1; the last class with a chance is meant then.
+        # Rounding may leave the sum a little below 1; a draw above it means the last class with a chance.
         while chosen == len(self.images) or not self.images[chosen]:
             chosen -= 1
         images = self.images[chosen]
@@ -76,7 +76,7 @@ class RareClasses:
 
 
 def subset(names: list[str], portion: float, seed: int, stream: str) -> list[str]:
-    """The share of the names that the seed chooses, at least one, sorted; that of a larger portion holds it (CBST)."""
+    """A share of the names, chosen by the seed: at least one, sorted. A larger portion contains a smaller (CBST)."""
     if portion == 1:
         return names
     order = np.random.default_rng(seed_for(seed, f"{stream}.subset")).permutation(len(names))
@@ -85,24 +85,25 @@ def subset(names: list[str], portion: float, seed: int, stream: str) -> list[str
 
 
 def labelled_subset(names: list[str], count: int, seed: int) -> list[str]:
-    """The `count` target images that the seed chooses to come with labels, sorted; those of a larger count hold them.
+    """The `count` target images that come with labels, chosen by the seed, sorted. A larger count contains a smaller.
 
     Raises:
-        UserError: there are not that many.
+        UserError: the target has fewer images.
     """
     if count > len(names):
         raise UserError(
-            f"train.source.labelled_target.images: {count} asked for, the target has {len(names)} training images"
+            f"train.source.labelled_target.images: {count} is more than the target's {len(names)} training images; "
+            "lower it"
         )
     order = np.random.default_rng(seed_for(seed, "labelled_target.subset")).permutation(len(names))
     return sorted(names[int(index)] for index in order[:count])
 
 
 def turn(index: int, total: int, settings: LabelledTarget) -> tuple[bool, int]:
-    """Whether batch number `index` of `total` is one of labelled target images, and how many of its kind came before.
+    """Whether batch number `index` of `total` holds labelled target images, and how many of its kind came before it.
 
-    Every other batch is, the first one too, and so are the last `finish`. The release of Alonso et al. (ICCV 2021) has
-    its test inverted: all are, but for the odd ones among the last.
+    In the paper (Alonso et al., ICCV 2021) every other batch does, beginning with the first, and so do the last
+    `finish`. The released code inverts its test: all batches do, except the odd ones among the last `finish`.
     """
     start = max(total - settings.finish, 0)
 
@@ -118,6 +119,6 @@ def turn(index: int, total: int, settings: LabelledTarget) -> tuple[bool, int]:
 
 
 def pixel_counts(statistics: dict[str, Any], names: Sequence[str]) -> list[list[int]]:
-    """Pixels per class of the named images of the split train, from a prepared set's statistics."""
+    """Pixels per class of the named training images, from a prepared set's statistics."""
     pixels = statistics["splits"]["train"]["pixels"]
     return [pixels[name] for name in names]

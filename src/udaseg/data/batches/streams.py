@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from udaseg.config.schema import SourceView, TargetView
+from udaseg.config.training import SourceView, TargetView
 from udaseg.data.batches.samplers import RareClasses, Sampler, Shuffled, labelled_subset, pixel_counts, subset, turn
 from udaseg.data.batches.strong import strong_view
 from udaseg.data.batches.views import (
@@ -39,7 +39,7 @@ def _nothing() -> Tensor:
 
 @dataclass(frozen=True)
 class Stream:
-    """Images of one stream and what belongs to them. A view that nobody asked for is an empty tensor or tuple."""
+    """Images of one stream and what belongs to them. A view that was not requested is an empty tensor or tuple."""
 
     image: Tensor = field(default_factory=_nothing)  # (B, 3, H, W) float32, RGB in [0, 1]
 
@@ -53,7 +53,7 @@ class Stream:
 @dataclass(frozen=True)
 class Labelled(Stream):
     label: Tensor = field(default_factory=_nothing)  # (B, H, W) int64, 255 = ignore
-    from_target: bool | None = None  # semi-supervised: whether these are target images; None: no setting of that kind
+    from_target: bool | None = None  # semi-supervised: whether these are target images; None: not semi-supervised
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ class Batch:
 
 
 class Streams(Dataset[Batch]):
-    """Batch number `index` of the views that are asked for.
+    """Batch number `index` of the requested views.
 
     Args:
         sets: prepared set of each stream, "source" and "target".
-        source, target: how the images of a stream are chosen and seen.
+        source, target: how the images of a stream are chosen and augmented.
         seed: of the run.
         wanted: names among `VIEWS`; "target.x" comes with "target".
         labels: pseudo-labels of the target, for "target.pseudo", "target.soft" and patch mining.
-        total: batches of the run; they decide the order of labelled target images, where there are some.
+        total: number of batches of the run, on which the order of labelled target images depends.
 
     Raises:
-        UserError: rare class sampling finds no image, or the target has fewer images than are to have labels.
+        UserError: rare class sampling finds no image, or the target has too few images for `labelled_target`.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Streams(Dataset[Batch]):
             if not self.names["target"]:
                 raise UserError(
                     f"train.source.labelled_target.images: all {len(given)} target images have labels, so none is left "
-                    "to adapt to; give less"
+                    "to adapt to; lower it"
                 )
             self.samplers["target"] = Shuffled(len(self.names["target"]), seed, "target")
 
@@ -151,7 +151,7 @@ class Streams(Dataset[Batch]):
         place, wanted = self.samplers[stream](position)
         domain, name = "source" if stream == "source" else "target", self.names[stream][place]
         image, label = self._image(domain, name), torch.from_numpy(self.sets[domain].label("train", name))[None]
-        seen = label  # of the geometry that was drawn last
+        seen = label  # the label map in the geometry drawn last
 
         def acceptable(geometry: Geometry) -> bool:
             nonlocal seen
@@ -165,7 +165,7 @@ class Streams(Dataset[Batch]):
         return {"image": picture, "label": seen}
 
     def _acceptable(self, label: Tensor, wanted: int | None) -> bool:
-        """Whether no class fills too much of a crop's label (H, W), and the wanted one enough."""
+        """Whether no class fills too much of a crop's label map (H, W), and the wanted class fills enough of it."""
         counts = label[label != IGNORE].bincount(minlength=1)
         if int(counts.max()) > self.source.max_class_share * int(counts.sum()):
             return False
@@ -195,7 +195,7 @@ class Streams(Dataset[Batch]):
         return sample
 
     def _mined(self, geometry: Geometry, name: str, position: int) -> Geometry:
-        """The crop moved, by chance, onto a pixel of a class that is rare among the pseudo-labels (CBST)."""
+        """With the chance `target.mine`, the crop is moved onto a pixel of a class rare in the pseudo-labels (CBST)."""
         generator = self._generator("target.mine", position)
         by_chance, of_class, of_pixel = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         if by_chance >= self.target.mine or "target.pseudo" not in self.wanted:
@@ -216,7 +216,7 @@ class Streams(Dataset[Batch]):
 
     def _labels(self) -> PseudoLabels:
         if self.labels is None:
-            raise ValueError(f"the views {sorted(self.wanted)} need pseudo-labels, and there are none")
+            raise ValueError(f"the views {sorted(self.wanted)} need pseudo-labels, but none were given")
         return self.labels
 
     def _generator(self, purpose: str, position: int) -> torch.Generator:
@@ -224,7 +224,7 @@ class Streams(Dataset[Batch]):
 
 
 def soft_view(soft: Tensor, geometry: Geometry) -> Tensor:
-    """The crop of a stored soft label, which is cut out before it is enlarged.
+    """The crop of a stored soft label map; it is cropped before it is resized.
 
     Args:
         soft: (C, h, w) uint8, 255 = 1; all classes 0 where there is no label.
@@ -241,6 +241,6 @@ def soft_view(soft: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _collated(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """One sample after the other → one batch: tensors are stacked, the rest becomes a tuple."""
+    """A list of samples as one batch: tensors are stacked, everything else becomes a tuple."""
     columns = {name: [sample[name] for sample in samples] for name in (samples[0] if samples else ())}
     return {n: torch.stack(column) if isinstance(column[0], Tensor) else tuple(column) for n, column in columns.items()}

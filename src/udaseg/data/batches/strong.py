@@ -1,8 +1,8 @@
 """The strong view of a target crop (ProDA, CVPR 2021): flip, two random operations of FixMatch's pool, a grey square.
 
 Pool and strengths are those of FixMatch (Sohn et al., NeurIPS 2020, table of RandAugment's transformations), in the
-discrete levels of the code that ProDA builds on. Where that code follows PIL to the letter (a cut-out whose right and
-lower edges belong to it in the picture and not in the label), this one does not.
+discrete levels of the code that ProDA builds on. That code follows PIL in making a cut-out one pixel wider and taller
+in the picture than in the label map; this one does not.
 """
 
 import torch
@@ -15,17 +15,17 @@ POOL = (
     *("rotate", "sharpness", "shear_x", "shear_y", "solarise", "translate_x", "translate_y"),
 )
 OPERATIONS = 2
-LEVELS = 10  # of which 1 to 9 are drawn
+LEVELS = 10  # levels 1 to 9 are drawn
 GREY = 127 / 255
-DEGREES, SHARE = 30.0, 0.3  # of the highest level: rotation; shear, and translation as a share of the side
+DEGREES, SHARE = 30.0, 0.3  # at the highest level: rotation; shear, and translation as a share of the side
 
 
 def strong_view(image: Tensor, generator: Generator) -> tuple[Tensor, Warp]:
     """A random strong view of a weak one, and what happened to its geometry.
 
-    Colours are changed first, in the order drawn, and the geometry after it in one sampling. In the released code both
-    are done in the order drawn: there, the grey that an operation leaves is part of what colours are measured on and
-    changed with. Here grey stays grey.
+    Colours are changed first, in the order drawn; the geometry follows in a single resampling. The released code
+    applies all operations in the order drawn, so that its colour operations also measure and change the grey that
+    geometric ones leave at the border. Here that grey stays grey.
 
     Args:
         image: (3, H, W) float32, RGB in [0, 1].
@@ -35,7 +35,7 @@ def strong_view(image: Tensor, generator: Generator) -> tuple[Tensor, Warp]:
         maps of `image` onto it.
     """
     height, width = image.shape[1:]
-    # As many numbers whatever is drawn.
+    # The same count of random numbers, whichever operations are drawn.
     chances = torch.rand(3 + 4 * OPERATIONS, generator=generator, dtype=torch.float64)
     flip, centre_x, centre_y, *others = chances.tolist()
     operations: list[Operation] = [("flip", 0.0)] if flip < 0.5 else []
@@ -55,9 +55,9 @@ def strong_view(image: Tensor, generator: Generator) -> tuple[Tensor, Warp]:
 
 
 def cutout_around(x: float, y: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a square of a third of the shorter side around a place of a picture (height, width).
+    """x0, y0, x1, y1 of a square around (x, y), a third of the shorter side of `size` (height, width) long.
 
-    As released: a square is moved in where it would begin outside, and cut off where it ends outside.
+    As released: a square that would begin outside the image is moved inwards; one that ends outside is cut off.
     """
     height, width = size
     side = min(size) // 3
@@ -66,7 +66,7 @@ def cutout_around(x: float, y: float, size: tuple[int, int]) -> tuple[int, int, 
 
 
 def _geometric(name: str, share: float, size: tuple[int, int]) -> Operation | None:
-    """An operation of `share` (-1 to 1) of its highest level; None: `name` is not a geometric one."""
+    """A geometric operation at `share` (-1 to 1) of its highest level; None if `name` is not geometric."""
     height, width = size
     if name == "rotate":
         return "rotate", share * DEGREES
@@ -85,7 +85,7 @@ def _photometric(image: Tensor, name: str, level: int) -> Tensor:
     """Colours of an image (3, H, W) in [0, 1] at a level from 1 to 9, in 8 bits as in the released code."""
     if name == "identity":
         return image
-    # Here, because torchvision takes two seconds, and importing the data package should not.
+    # Imported late: torchvision takes two seconds, and importing the data package should not.
     from torchvision.transforms.v2 import functional as colours
 
     eight_bit = colours.to_dtype(image, torch.uint8, scale=True)
@@ -107,6 +107,6 @@ def _photometric(image: Tensor, name: str, level: int) -> Tensor:
     elif name == "solarise":
         eight_bit = colours.solarize(eight_bit, threshold=256 - 256 * level // LEVELS)
     else:
-        raise ValueError(f"one of {', '.join(POOL)} expected, found {name!r}")
+        raise ValueError(f"expected one of {', '.join(POOL)}, found {name!r}")
     changed: Tensor = colours.to_dtype(eight_bit, torch.float32, scale=True)
     return changed

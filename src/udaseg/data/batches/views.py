@@ -1,7 +1,7 @@
 """How a prepared image becomes a training input: one record of the geometry, one of the colours.
 
 A record can be applied to a picture, a label map or any other map of the same scene, and at another resolution, so that
-whatever belongs together stays together to the pixel.
+they stay aligned to the pixel.
 """
 
 import math
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from udaseg.config.schema import View
+from udaseg.config.training import View
 
 
 @dataclass(frozen=True)
 class Geometry:
     """Resize, then crop, then flip. Sizes and offsets are in pixels of the resized image, (height, width) each.
 
-    The crop may reach beyond the image; what lies outside is marked as not valid.
+    The crop may reach beyond the image; positions outside are marked as not valid.
     """
 
     resized: tuple[int, int]
@@ -31,8 +31,8 @@ class Geometry:
     def at(self, scale: float) -> "Geometry":
         """The same geometry for maps that have `scale` times as many cells a side (1/4: a stride-4 map).
 
-        All rounded down, as ProDA's release does. An offset below 0 is too: the map, too, then moves by one cell when
-        the crop moves by one cell's pixels, and keeps within a crop of whole cells whatever the crop keeps within it.
+        All numbers are rounded down, as in ProDA's release. This includes negative offsets, so that the map moves by
+        one cell when the crop moves by one cell's pixels, and a crop of whole cells covers the same part of both.
         """
 
         def scaled(pair: tuple[int, int]) -> tuple[int, int]:
@@ -79,13 +79,13 @@ def draw_geometry(view: View, size: tuple[int, int], generator: torch.Generator)
     return Geometry(resized, (top, left), view.crop, random[3] < view.flip)
 
 
-TRIES = 10  # of a crop that is drawn again when it will not do (DAFormer); the last one stands, whatever it is
+TRIES = 10  # draws of a crop until one is accepted (DAFormer); the last one is used in any case
 
 
 def draw_accepted(
     view: View, size: tuple[int, int], generator: torch.Generator, accept: Callable[[Geometry], bool]
 ) -> Geometry:
-    """A random geometry that `accept` accepts, or the last of so many."""
+    """A random geometry that `accept` accepts, or the last of `TRIES`."""
     for _ in range(TRIES):
         geometry = draw_geometry(view, size, generator)
         if accept(geometry):
@@ -108,7 +108,7 @@ def crop_then_resize(stored: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor
     """What `geometry.apply(stored, "aligned")` gives, computed for the cells of the crop only.
 
     Args:
-        stored: (C, h, w), any real dtype, of any size: it is taken as the whole image.
+        stored: (C, h, w), any real dtype; covers the whole image at any resolution.
         geometry: at the scale of the result.
 
     Returns:
@@ -134,7 +134,7 @@ def _taps(length: int, geometry: Geometry, axis: int) -> tuple[tuple[Tensor, Ten
 
 def jitter_colours(image: Tensor, view: View, generator: torch.Generator) -> Tensor:
     """Random brightness, contrast, saturation, hue and blur of an image (3, H, W) in [0, 1], in this order."""
-    # Here, because every command that reads the methods' SPECs imports this module, and torchvision takes two seconds.
+    # Imported late: every command that reads the methods' SPECs loads this module, and torchvision takes two seconds.
     from torchvision.transforms.v2 import functional as colours
 
     random = torch.rand(6, generator=generator, dtype=torch.float64).tolist()

@@ -1,4 +1,4 @@
-"""Class names and their colours, in the order and with the colours their authors published."""
+"""Class names and colours, in the order and with the colours that their authors published."""
 
 import colorsys
 import hashlib
@@ -51,9 +51,9 @@ CAMVID: dict[str, RGB] = {
 def palette(names: Sequence[str]) -> list[RGB]:
     """One colour per class name.
 
-    The published palette that knows more of the names comes first (Cityscapes on a tie), then the other one. Names in
-    neither, or whose colour another name has taken, get one derived from the name, so it does not depend on the order
-    in which studies list their classes.
+    The published palette that has more of the names takes precedence (Cityscapes on a tie) over the other one. Names in
+    neither, or whose colour another name has taken, get a colour derived from the name, which does not depend on the
+    order in which a study lists its classes.
     """
     cityscapes_first = sum(n in CITYSCAPES for n in names) >= sum(n in CAMVID for n in names)
     first, second = (CITYSCAPES, CAMVID) if cityscapes_first else (CAMVID, CITYSCAPES)
@@ -71,7 +71,7 @@ def palette(names: Sequence[str]) -> list[RGB]:
 
 
 def _derived_colour(name: str, taken: set[RGB]) -> RGB:
-    """The first colour of a sequence hashed from `name` that is far from every colour of `taken`, or the farthest."""
+    """The first colour in a sequence hashed from `name` that is far from all of `taken`, or else the farthest one."""
     candidates: list[RGB] = []
     for attempt in range(64):
         digest = hashlib.sha256(f"{name}/{attempt}".encode()).digest()

@@ -1,7 +1,7 @@
 """A user's own images and label maps in two folders, paired by stem (the file name without its suffix).
 
-What a whole split lacks (a folder, a list, usable names) is raised by `items`; what a single file lacks (its partner,
-readable pixels, known ids) is raised when that item is decoded, so that `prepare` can report every such file at once.
+Faults of a whole split (no folder, no list, unusable names) are raised by `items`; those of a single file (no partner,
+unreadable pixels, unknown ids) when that item is decoded, so that `prepare` can report all of them at once.
 """
 
 import os
@@ -10,35 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from udaseg.data.datasets.base import Item, require_split
-from udaseg.data.datasets.classes import IGNORE
-from udaseg.data.sets.images import read_colours, read_ids, read_image
+from udaseg.config.schema import UserPath, refuse_address
+from udaseg.data.datasets.base import DatasetParams, Item, require_split, some
+from udaseg.data.datasets.class_map import ClassMap
+from udaseg.data.sets.images import read_image
 from udaseg.errors import UserError
-
-if TYPE_CHECKING:
-    from udaseg.config.schema import FolderData
+from udaseg.types import Split
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")  # formats that keep every id
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-SHOWN = 5  # names in a message that could name thousands
-
-
-def open_folder(spec: "FolderData") -> "FolderDataset":
-    """The data set of a `folder` spec. Raises UserError when root or class map cannot be used."""
-    return FolderDataset(
-        root=expand(spec.root),
-        images=spec.images,
-        labels=spec.labels,
-        lists=None if spec.lists is None else {str(split): path for split, path in spec.lists.items()},
-        splits=spec.splits(),
-        class_map=ClassMap(spec.class_map, spec.encoding),
-    )
 
 
 def expand(root: str) -> Path:
@@ -57,72 +44,8 @@ def expand(root: str) -> Path:
     return Path(VARIABLE.sub(value, root)).expanduser()
 
 
-def some(names: Sequence[str]) -> str:
-    """The first few of `names`, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-class ClassMap:
-    """Raw ids or colours → index in `names`, the classes in the order in which the map first mentions them."""
-
-    def __init__(self, entries: Mapping[str, str], encoding: str) -> None:
-        self.encoding = encoding
-        self.names = tuple(dict.fromkeys(name for name in entries.values() if name != "ignore"))
-        if not 0 < len(self.names) < IGNORE:
-            raise UserError(f"class_map: names {len(self.names)} classes, expected 1 to {IGNORE - 1}")
-        keys: dict[int, int] = {}
-        for raw, name in entries.items():
-            key = self._parse(raw)
-            if key in keys:
-                raise UserError(f"class_map: '{raw}' stands for an id or colour that an earlier entry has; keep one")
-            keys[key] = IGNORE if name == "ignore" else self.names.index(name)
-        self.keys = np.array(sorted(keys), dtype=np.int64)
-        self.values = np.array([keys[key] for key in sorted(keys)], dtype=np.uint8)
-        self.known = np.zeros(2**16, dtype=bool)  # of ids; colours are searched for among the sorted keys
-        self.table = np.zeros(2**16, dtype=np.uint8)
-        if encoding == "id":
-            self.known[self.keys] = True
-            self.table[self.keys] = self.values
-
-    def _parse(self, raw: str) -> int:
-        if self.encoding == "id" and re.fullmatch(r"[0-9]{1,5}", raw) and int(raw) < 2**16:
-            return int(raw)
-        if self.encoding == "colour" and re.fullmatch(r"#[0-9A-Fa-f]{6}", raw):
-            return int(raw[1:], 16)
-        wanted = 'an id from "0" to "65535"' if self.encoding == "id" else 'a colour such as "#804080"'
-        raise UserError(f"class_map: '{raw}' is not {wanted}, as encoding: {self.encoding} expects")
-
-    def read(self, path: Path) -> np.ndarray:
-        """The label file as (H, W) uint8, index in `names` or 255.
-
-        Raises:
-            UserError: unreadable, or with ids or colours that the map does not have; the first few are named.
-        """
-        if self.encoding == "id":
-            raw = read_ids(path)
-            inside = (raw >= 0) & (raw < 2**16)
-            index = np.where(inside, raw, 0)
-            known, labels = self.known[index] & inside, self.table[index]
-        else:
-            raw = read_colours(path)
-            position = np.minimum(np.searchsorted(self.keys, raw), len(self.keys) - 1)
-            known, labels = self.keys[position] == raw, self.values[position]
-        if not known.all():
-            values, counts = np.unique(raw[~known], return_counts=True)
-            found = [
-                f"{value if self.encoding == 'id' else f'#{value:06x}'} ({count} pixels)"
-                for value, count in zip(values.tolist(), counts.tolist(), strict=True)
-            ]
-            raise UserError(
-                f"label map {path}: {self.encoding} {some(found)} not in class_map; "
-                "add each to class_map with its class or with 'ignore'"
-            )
-        return labels
-
-
 class FolderDataset:
-    """Images and label maps in folders; see the module's docstring for what is raised when."""
+    """Images and label maps in folders; the module's docstring says which errors are raised when."""
 
     def __init__(
         self,
@@ -144,11 +67,11 @@ class FolderDataset:
         self.names = class_map.names
 
     def items(self, split: str) -> list[Item]:
-        """The split's items, sorted by name. Without a list file, a label map without image is an item as well, whose
-        `image` raises. A split whose label folder does not exist is unlabelled as long as another split has one.
+        """The split's items, sorted by name. Without a list file, a label map that has no image is an item too, whose
+        `image` raises. A split without a label folder is unlabelled if another split has one.
 
         Raises:
-            UserError: no such split, no image folder, no list file, nothing in it, or names that cannot be used.
+            UserError: no such split, image folder or list file, nothing in it, or unusable file names.
         """
         require_split(split, self.splits, f"the data set {self.root}")
         image_files = self._files(self.images, split, "images", IMAGE_SUFFIXES)
@@ -167,7 +90,7 @@ class FolderDataset:
         wrong = [name for name in names if not NAME.fullmatch(name)]
         if wrong:
             raise UserError(
-                f"split {split} of {self.root}: {len(wrong)} names with other characters than letters, digits, "
+                f"split {split} of {self.root}: {len(wrong)} names with characters other than letters, digits, "
                 f"'.', '_' and '-': {some(wrong)}; rename the files"
             )
         return [self._item(name, split, image_files, label_files) for name in names]
@@ -189,7 +112,7 @@ class FolderDataset:
         return self.root / pattern.replace("{split}", split)
 
     def _own(self, label_files: dict[str, Path] | None) -> set[str]:
-        """Stems of the label maps that belong to the split; one folder for all splits does not say which those are."""
+        """Stems of the split's label maps; unknown, hence empty, where all splits share one folder."""
         return set(label_files) if label_files and self.labels and "{split}" in self.labels else set()
 
     def _label_files(self, split: str) -> dict[str, Path] | None:
@@ -234,5 +157,49 @@ def _missing(what: str, path: Path) -> np.ndarray:
     partner, suffixes = ("label map", IMAGE_SUFFIXES) if what == "image" else ("image", LABEL_SUFFIXES)
     raise UserError(
         f"{what} {path}.*: missing, so the {partner} '{path.name}' has no partner of the same stem; add it as one of "
-        f"{' '.join(suffixes)}, or take its partner away"
+        f"{' '.join(suffixes)}, or remove its partner"
     )
+
+
+class FolderData(DatasetParams):
+    """A user's own images and label maps in two folders."""
+
+    kind: Literal["folder"]
+    version: int = 1
+    """Increase it when files below `root` have changed, so that the set is prepared again."""
+    root: UserPath
+    """Folder of the data; `${NAME}` and `${NAME:-default}` are taken from the environment."""
+    images: UserPath = "{split}/images"
+    """Folder of a split's images, relative to `root`."""
+    labels: UserPath | None = "{split}/labels"
+    """Folder of a split's label maps, relative to `root`. null: there are none; such a target is trained on, but not
+    scored."""
+    splits_present: list[Split] = Field(default=["train", "val", "test"])
+    """The splits that there are; where `lists` is given, its splits count instead."""
+    lists: dict[Split, UserPath] | None = None
+    """For each split a text file of file stems, one a line, relative to `root`. null: all files of its folder."""
+    encoding: Literal["id", "colour"] = "id"
+    """Whether pixels of label maps are ids (grey levels or palette indices) or colours."""
+    class_map: dict[str, str]
+    """Raw id ("7") or colour ("#804080") → class name or "ignore"."""
+
+    @model_validator(mode="after")
+    def _root_is_a_folder(self) -> "FolderData":
+        refuse_address("root", self.root)
+        return self
+
+    def splits(self) -> list[str]:
+        return list(self.lists) if self.lists is not None else list(self.splits_present)
+
+    def has_labels(self) -> bool:
+        return self.labels is not None
+
+    def open(self, unpacked: Path | None = None) -> FolderDataset:
+        return FolderDataset(
+            root=expand(self.root),
+            images=self.images,
+            labels=self.labels,
+            lists=None if self.lists is None else {str(split): path for split, path in self.lists.items()},
+            splits=self.splits(),
+            class_map=ClassMap(self.class_map, self.encoding),
+        )

@@ -5,20 +5,17 @@ grain), its outline, the light and the lens are drawn independently of what shap
 outlines. Nothing in it resembles a street, and no number is taken from Toytown's target.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from udaseg.data.datasets.base import Item, require_split
+from udaseg.data.datasets.base import DatasetParams, Item, require_split
 from udaseg.seeding import seed_for
-
-if TYPE_CHECKING:
-    from udaseg.config.schema import ObjectsData
+from udaseg.types import Positive, Size, Split
 
 OVERSAMPLE = 2
 TURN = 2 * math.pi
@@ -162,9 +159,10 @@ class Objects:
 
     def __init__(self, world: int, size: tuple[int, int], counts: dict[str, int]) -> None:
         self.world, self.size, self.counts = world, size, counts
+        self.splits = list(counts)
 
     def items(self, split: str) -> list[Item]:
-        require_split(split, list(self.counts), "the objects data set")
+        require_split(split, self.splits, "the objects data set")
         return [self._item(split, index) for index in range(self.counts[split])]
 
     def _item(self, split: str, index: int) -> Item:
@@ -172,5 +170,19 @@ class Objects:
         return Item(f"{split}_{index:05d}", lambda: drawn()[0], lambda: drawn()[1])
 
 
-def open_objects(spec: ObjectsData) -> Objects:
-    return Objects(spec.world, spec.size, dict(spec.counts.items()))
+class ObjectsData(DatasetParams):
+    """Procedural objects in many styles, on which the small network is pretrained."""
+
+    kind: Literal["objects"]
+    world: int
+    """Seed of the generated world, independent of the seeds of runs."""
+    size: Size
+    """Height and width of the drawn images, in pixels."""
+    counts: dict[Split, Positive]
+    """Images per split."""
+
+    def splits(self) -> list[str]:
+        return list(self.counts)
+
+    def open(self, unpacked: Path | None = None) -> Objects:
+        return Objects(self.world, self.size, dict(self.counts.items()))

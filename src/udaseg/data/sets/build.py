@@ -1,7 +1,6 @@
 """Decode, check and write a data set once, so that training and evaluation read only checked files of one form."""
 
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,77 +10,57 @@ from PIL import Image
 
 from udaseg.data.datasets.base import Dataset, Item
 from udaseg.data.datasets.classes import IGNORE
-from udaseg.data.sets.contact_sheet import contact_sheet
 from udaseg.data.sets.images import write_png
-from udaseg.data.sets.read import DIGESTS, EVALUATED, STATISTICS, PreparedSet, digest, fingerprint_of
+from udaseg.data.sets.read import DIGESTS, EVALUATED, STATISTICS, digest, fingerprint_of
 from udaseg.data.sets.statistics import SplitStatistics
 from udaseg.errors import UserError
 from udaseg.runs.files import sha256, write_json
 
 
-def prepare(
+def build(
     name: str,
     dataset: Dataset,
     spec: dict[str, Any],
     classes: Sequence[str],
     size: tuple[int, int] | None,
-    destination: Path,
+    folder: Path,
 ) -> None:
-    """Write the prepared set `destination` (see `PreparedSet`), which appears by rename when everything in it is right.
+    """Write the prepared set of a data set into the empty `folder` (see `PreparedSet` for what is in it).
 
     Args:
         name: what messages call the set.
-        dataset: gives the items; they are decoded one at a time.
-        spec: the data set's spec as plain data; its splits are prepared.
+        dataset: provides the images of all its splits; they are decoded one at a time.
+        spec: the data set's parameters as plain data, recorded in the set.
         classes: the study's classes; train ids are indices in it. A class that only the data set has becomes 255.
-        size: (H, W) of training inputs (image bicubic, label nearest); None: native, which then must be one size.
-        destination: replaced if it is there. Only one process at a time may write it; the caller sees to that.
+        size: (H, W) of training inputs (images bicubic, labels nearest); None: native, which then must be one size.
 
     Raises:
-        UserError: one message with every unreadable image, size mismatch, unknown id and missing partner. Nothing is
-            left behind then.
+        UserError: no class in common; or one message with every unreadable image, size mismatch, unknown id and
+            missing partner.
     """
-    shared = [entry for entry in dataset.names if entry in classes]
-    if not shared:
+    if not set(dataset.names) & set(classes):
         raise UserError(
             f"data set {name}: none of its classes ({', '.join(dataset.names)}) is one of the study's "
             f"({', '.join(classes)}); correct the class map or the study's class list"
         )
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    folder = destination.with_name(f".{destination.name}.part")
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
-    try:
-        folder.mkdir()
-        build = _Build(folder, tuple(dataset.names), tuple(classes), size)
-        for split in splits_of(spec):
-            build.add_split(split, dataset)
-        if build.problems:
-            listing = "\n".join(f"  {problem}" for problem in build.problems)
-            raise UserError(f"data set {name}: {len(build.problems)} problems; nothing was written\n{listing}")
-        build.finish(name, spec)
-        if destination.exists():
-            shutil.rmtree(destination)
-        folder.rename(destination)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def splits_of(spec: dict[str, Any]) -> list[str]:
-    """The splits a data set's spec promises, in the order train, val, test."""
-    order = ("train", *EVALUATED)
-    given: Iterable[str] = spec.get("counts") or spec.get("lists") or spec.get("splits_present") or order
-    return [split for split in order if split in set(given)]
+    building = _Build(folder, tuple(dataset.names), tuple(classes), size)
+    for split in ("train", *EVALUATED):
+        if split in dataset.splits:
+            building.add_split(split, dataset)
+    if building.problems:
+        listing = "\n".join(f"  {problem}" for problem in building.problems)
+        raise UserError(f"data set {name}: {len(building.problems)} problems; nothing was written\n{listing}")
+    building.finish(name, spec)
 
 
 @dataclass
 class _Build:
-    """A prepared set while it is written, and what is found out on the way."""
+    """A prepared set that is being written, and what has been found on the way."""
 
     folder: Path
     names: tuple[str, ...]  # the data set's classes
     classes: tuple[str, ...]  # the study's
-    size: tuple[int, int] | None  # of training inputs; None until the first image when they stay native
+    size: tuple[int, int] | None  # of training inputs; None before the first image where sizes stay native
     problems: list[str] = field(default_factory=list)
     splits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # path in the set → digest of what lies there
@@ -107,7 +86,7 @@ class _Build:
 
     def _add_item(self, split: str, item: Item) -> None:
         found = self._checked(split, item)
-        if found is None or self.problems:  # with a problem nothing will be written, but all of them are looked for
+        if found is None or self.problems:  # after the first problem, items are only checked for more of them
             return
         image, label = found
         assert self.size is not None  # `_checked` has set it
@@ -156,7 +135,7 @@ class _Build:
         self.digests[path] = digest(pixels)
 
     def finish(self, name: str, spec: dict[str, Any]) -> None:
-        """Write what describes the whole set."""
+        """Write the files that describe the whole set; set.json, which marks it as finished, comes last."""
         assert self.size is not None  # no split is empty
         splits = {split: statistics.result() for split, statistics in self.statistics.items()}
         write_json(self.folder / STATISTICS, {"classes": list(self.classes), "splits": splits})
@@ -172,7 +151,6 @@ class _Build:
             "fingerprint": fingerprint_of(self.classes, self.digests),
         }
         write_json(self.folder / "set.json", content)
-        write_png(self.folder / "contact.png", np.asarray(contact_sheet(PreparedSet(self.folder))))
 
 
 def _text(size: tuple[int, ...]) -> str:

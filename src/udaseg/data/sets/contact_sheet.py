@@ -14,8 +14,8 @@ UNLABELLED = (225, 225, 225)
 
 
 def contact_sheet(prepared: PreparedSet) -> Image.Image:
-    """An RGB picture: for every split a few images with their labels on the right (two such pairs a row), each with its
-    name above and the split's number of images; below them the legend. Ignored pixels are black."""
+    """An RGB picture: for every split a few images with their labels beside them (two pairs a row), under a line with
+    the split, its number of images and the image's name; below everything the legend. Ignored pixels are black."""
     height = round(WIDTH * prepared.size[0] / prepared.size[1])
     cells = [(split, name) for split in prepared.splits for name in _spread(prepared.names(split))]
     columns = 2
@@ -41,7 +41,7 @@ def contact_sheet(prepared: PreparedSet) -> Image.Image:
 
 
 def _spread(names: list[str]) -> list[str]:
-    """Up to PER_SPLIT of the names, from the first to the last at equal distances."""
+    """Up to PER_SPLIT of the names, evenly spaced from the first to the last."""
     return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, PER_SPLIT).round().astype(int))]
 
 

@@ -1,7 +1,7 @@
-"""Reading and writing image files, with the traps of the formats shut: nothing is clipped, scaled or guessed silently.
+"""Reading and writing image files without the formats' traps: nothing is clipped, scaled or guessed silently.
 
 Pixels are taken as they are stored. An EXIF orientation is deliberately not applied: label maps carry none and are
-drawn on the stored grid, so turning the photograph would take it away from its label.
+drawn on the stored grid, so rotating the photograph would misalign it with its label map.
 """
 
 import io
@@ -15,9 +15,9 @@ from PIL import Image
 from udaseg.errors import UserError
 from udaseg.runs.files import write_bytes
 
-# What Pillow raises for files that are no image, are damaged or end too early, depending on where the damage lies.
+# What Pillow raises for files that are not images, damaged or truncated, depending on where the damage lies.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-# Pillow stretches 2- and 4-bit grey to 0..255; dividing gives back the stored ids.
+# Pillow stretches 2- and 4-bit grey to 0..255; dividing by these factors restores the stored ids.
 STRETCH = {"L;2": 85, "L;4": 17}
 
 
@@ -33,15 +33,15 @@ def _load(path: Path, what: str) -> tuple[Image.Image, str]:
     except DAMAGE as error:
         reason = str(error).replace(str(path), "the file")
         raise UserError(
-            f"{what} {path}: cannot be read ({reason}); the file is damaged, truncated or no image: replace it"
+            f"{what} {path}: cannot be read ({reason}); the file is damaged, truncated or not an image: replace it"
         ) from None
 
 
 def read_image(path: Path) -> np.ndarray:
     """An image file as (H, W, 3) uint8 RGB.
 
-    Grey is repeated to three channels, 16-bit values keep their high byte, and an alpha channel is dropped: the stored
-    colours stand, whatever their opacity (engines often write a meaningless alpha).
+    Grey is repeated to three channels, 16-bit values keep their high byte, and an alpha channel is dropped, whatever
+    the opacity (game engines often write a meaningless alpha).
 
     Raises:
         UserError: unreadable, truncated, or more than 16 bits a channel, whose scale is unknown.

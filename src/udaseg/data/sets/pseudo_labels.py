@@ -18,7 +18,7 @@ WITH_PROTOTYPES = ("argmax", "soft")  # rules that leave prototypes beside the l
 
 
 class PseudoLabels:
-    """The pseudo-labels in one folder. Whoever relies on them checks the folder with `runs.require_whole` before."""
+    """The pseudo-labels in one folder. The caller has checked the folder with `runs.folder.require_whole`."""
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError when `folder` holds no pseudo-labels."""
@@ -29,7 +29,7 @@ class PseudoLabels:
         self.rule: str = content["rule"]
         self.classes: list[str] = content["classes"]
         self.thresholds: dict[str, float | None] | None = content["thresholds"]
-        self.mine: list[int] = [self.classes.index(name) for name in content["mine"]]  # what a crop is centred at
+        self.mine: list[int] = [self.classes.index(name) for name in content["mine"]]  # what crops are centred on
         self.data: str = content["data"]  # fingerprint of the set whose training images are labelled
 
     def hard(self, name: str) -> np.ndarray:
@@ -44,7 +44,7 @@ class PseudoLabels:
     def soft(self, name: str) -> Tensor:
         """(C, H // 4, W // 4) uint8, 255 times the classes' probabilities; 0 in all classes where there is no label.
 
-        Cells lie as bilinear resizing with aligned corners puts them. Rounding leaves sums that are not quite 255.
+        Cells are placed as by bilinear resizing with aligned corners. Because of rounding, sums are not exactly 255.
 
         Raises:
             UserError: the rule gives hard labels, or the image has none.
@@ -53,13 +53,13 @@ class PseudoLabels:
         return self._tensors(self.folder / "soft" / f"{name}.safetensors")["soft"]
 
     def artifacts(self) -> dict[str, Tensor]:
-        """What else the pass left, float32; nothing unless the rule is among `WITH_PROTOTYPES`.
+        """The other results of the labelling pass, float32; empty unless the rule is among `WITH_PROTOTYPES`.
 
-        "prototypes" (C, D); "counts" (C,), the images that each was made of; "prior" (C,), the classes' shares of the
-        predicted pixels.
+        "prototypes" (C, D); "counts" (C,), the number of images in each prototype's mean; "prior" (C,), the classes'
+        shares of the predicted pixels.
 
         Raises:
-            UserError: the rule leaves some, but they are not there.
+            UserError: they should exist, but do not.
         """
         return self._tensors(self.folder / "artifacts.safetensors") if self.rule in WITH_PROTOTYPES else {}
 
@@ -81,18 +81,18 @@ class PseudoLabels:
 
 
 def hardened(soft: Tensor) -> np.ndarray:
-    """(h, w) uint8 most probable classes of stored soft labels (C, h, w), 255 where these are 0 in all classes."""
+    """The most probable classes (h, w) uint8 of stored soft labels (C, h, w); 255 where all classes are 0."""
     values = soft.numpy()
-    label = values.argmax(0).astype(np.uint8)  # of equal ones the first
+    label = values.argmax(0).astype(np.uint8)  # the first one of equals
     return np.where(values.any(0), label, np.uint8(IGNORE))
 
 
 def class_counts(labels: np.ndarray, classes: int) -> np.ndarray:
-    """(C,) int64 pixels of each class in integer train ids of any shape; 255 is none of them."""
+    """Pixels of each class, (C,) int64, in integer train ids of any shape; 255 is not counted."""
     return np.bincount(labels.ravel(), minlength=classes)[:classes]
 
 
 def quartered(label: np.ndarray) -> np.ndarray:
-    """(H // 4, W // 4) of train ids (H, W): the pixels nearest to the cells of a soft label, whose corners align."""
+    """Train ids (H, W) → (H // 4, W // 4): the pixels nearest to the cells of a soft label map (aligned corners)."""
     rows, columns = (np.rint(np.linspace(0, length - 1, length // 4)).astype(int) for length in label.shape)
     return label[np.ix_(rows, columns)]

@@ -15,18 +15,18 @@ from udaseg.runs.files import read_json, sha256
 
 EVALUATED = ("val", "test")  # splits whose labels are also kept at native size
 DIGESTS, STATISTICS = "digests.json", "statistics.json"
-SHOWN = 20  # problems named in a message; the rest is counted
+SHOWN = 20  # problems listed in a message; the others are only counted
 
 
 def digest(pixels: np.ndarray) -> str:
-    """SHA-256 of an image's or a label's pixels: another version of the compression library writes another file."""
+    """SHA-256 of the pixels of an image or label map: a file's bytes depend on the compression library's version."""
     state = hashlib.sha256(f"{pixels.shape}\n".encode())
     state.update(np.ascontiguousarray(pixels).data)
     return state.hexdigest()
 
 
 def fingerprint_of(classes: Sequence[str], digests: Mapping[str, str]) -> str:
-    """The fingerprint of a set's content: `digests` is path in the set -> digest of what lies there."""
+    """The fingerprint of a set's content. `digests`: path in the set → digest of the file there."""
     listing = "".join(f"{path} {found}\n" for path, found in sorted(digests.items()))
     return hashlib.sha256(f"{' '.join(classes)}\n{listing}".encode()).hexdigest()
 
@@ -34,12 +34,12 @@ def fingerprint_of(classes: Sequence[str], digests: Mapping[str, str]) -> str:
 class PreparedSet:
     """One prepared data set. Labels are train ids: index in `classes`, or 255.
 
-    What is read is held against the digests that `prepare` left: a file that is gone or has changed since is a
-    UserError that names it.
+    Everything read is compared with the digests that `prepare` recorded: a file that is missing or has changed since
+    raises a UserError that names it.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError when `folder` is no whole prepared set."""
+        """Raises UserError when `folder` is not a complete prepared set."""
         if not (folder / "set.json").is_file():
             raise UserError(
                 f"{folder}: not a prepared data set (no set.json in it); run the prepare step that makes it"
@@ -102,7 +102,7 @@ class PreparedSet:
         return content
 
     def verify(self) -> None:
-        """UserError, which names them, when files of the set are gone or are not as `prepare` wrote them. Reads all."""
+        """Read all files. Raises UserError, naming those that are missing or not as `prepare` wrote them."""
         problems = []
         for path in self._digests:
             try:
@@ -128,10 +128,10 @@ class PreparedSet:
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        """Path in the set -> digest of what lies there, of all files of the set that anything is computed from."""
+        """Path in the set → digest, for all files that anything is computed from."""
         found: dict[str, str] = read_json(self.folder / DIGESTS)
         if fingerprint_of(self.classes, found) != self.fingerprint or found.keys() != {STATISTICS, *self._files()}:
-            raise UserError(f"{self.folder}: {DIGESTS} and set.json there do not belong together")
+            raise UserError(f"{self.folder}: {DIGESTS} and set.json do not match")
         return found
 
     def _files(self) -> Iterator[str]:
@@ -159,7 +159,7 @@ class PreparedSet:
 
     def _compare(self, path: str, found: str) -> None:
         if found != self._digests[path]:
-            raise UserError(f"{self.folder / path}: changed after the set was prepared: {DIGESTS} has another digest")
+            raise UserError(f"{self.folder / path}: changed after the set was prepared: its digest is not in {DIGESTS}")
 
     @contextmanager
     def _advised(self) -> Iterator[None]:
@@ -167,8 +167,8 @@ class PreparedSet:
             yield
         except UserError as error:
             raise UserError(
-                f"{error}. Bring back the files, or remove the folder {self.folder} and start the same command again, "
-                "which prepares the set anew"
+                f"{error}. Restore the files, or remove the folder {self.folder} and run the same command again, which "
+                "prepares the set anew"
             ) from None
 
     def _require_label(self, split: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Pixel counts of a split's labels, and what preparing them has lost."""
+"""Pixel counts of a split's labels, and which classes resizing has lost."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class SplitStatistics:
         self.only_here: Counter[str] = Counter()
 
     def add(self, name: str, label: np.ndarray, native: np.ndarray, small: np.ndarray) -> None:
-        """One image's labels: `label` (h, w) in the data set's ids, `native` (h, w) the same in train ids, `small`
-        (H, W) resized to the training input; all uint8 with 255 ignored."""
+        """Add one image's labels, all uint8 with 255 ignored: `label` (h, w) in the data set's ids, `native` (h, w) the
+        same in train ids, `small` (H, W) resized to the training input."""
         own, before, after = (np.bincount(ids.ravel(), minlength=256) for ids in (label, native, small))
         self.pixels[name] = after[: len(self.classes)].tolist()
         self.ignored[name] = int(after[IGNORE])
@@ -34,8 +34,8 @@ class SplitStatistics:
 
     def result(self) -> dict[str, Any]:
         """`pixels`: image → pixels per class at the training input's size, in the order of `classes`; `ignored`:
-        image → pixels of 255; `totals`: the sum of `pixels` by class; `vanished`: class → images that lose all of
-        its pixels when resized; `only_here`: class the study does not have → native pixels that became 255."""
+        image → pixels of 255; `totals`: class → sum of `pixels`; `vanished`: class → number of images that lose all of
+        its pixels when resized; `only_here`: class that the study lacks → native pixels that became 255."""
         totals = np.array(list(self.pixels.values()), dtype=np.int64).reshape(-1, len(self.classes)).sum(axis=0)
         return {
             "pixels": self.pixels,

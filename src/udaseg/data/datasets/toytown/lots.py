@@ -13,6 +13,7 @@ from udaseg.data.datasets.toytown.patches import (
     FACING_RIGHT,
     FENCE,
     FRONT,
+    GLASS,
     GRASS,
     LEAF,
     NEAR,
@@ -90,7 +91,7 @@ def backdrop(street: Street) -> None:
                 y = 1.2 + 3 * row
                 for column in range(4):
                     u = x - width + width * (0.25 + 0.5 * column)
-                    street.patches.front(BUILDING, things.GLASS, (u - 0.7, u + 0.7), (y, y + 1.4), FAR + 8)
+                    street.patches.front(BUILDING, GLASS, (u - 0.7, u + 0.7), (y, y + 1.4), FAR + 8)
         else:
             _bush(street, x, FAR + 7, width, street.draw.uniform(4, 8), leaves)
 
@@ -171,7 +172,7 @@ def _windows_front(street: Street, side: int, edge: float, storeys: int, z: floa
         y = 1.2 + 3.1 * storey
         for column in range(3):
             x = edge + 1.2 + 3.3 * column
-            glass = shade(things.GLASS, street.draw.uniform(0.8, 1.5))
+            glass = shade(GLASS, street.draw.uniform(0.8, 1.5))
             street.patches.front(BUILDING, glass, _span(side, x, x + 1.3), (y, y + 1.6), z)
 
 
@@ -190,10 +191,10 @@ def _windows_side(street: Street, side: int, storeys: int, z0: float, z1: float,
             y = 1.2 + 3.1 * storey + (0.3 if storey else 0.0)
             if framed:
                 patches.side(BUILDING, trim, x, (y - 0.12, y + 1.72), (z - 0.72, z + 0.72))
-            glass = shade(things.GLASS, draw.uniform(0.8, 1.5))
+            glass = shade(GLASS, draw.uniform(0.8, 1.5))
             patches.side(BUILDING, glass, x, (y, y + 1.6), (z - 0.6, z + 0.6))
         if shop:
-            patches.side(BUILDING, shade(things.GLASS, 1.3), x, (0.6, 2.6), (z - 1.1, z + 1.1))
+            patches.side(BUILDING, shade(GLASS, 1.3), x, (0.6, 2.6), (z - 1.1, z + 1.1))
     z = z0 + step * (draw.randrange(columns) + 0.5)
     patches.side(BUILDING, door, x, (0, 2.4), (z - 0.7, z + 0.7))
     if shop:

@@ -55,7 +55,7 @@ class View:
 def paint(
     patches: Patches, look: DomainLook, world: int, size: tuple[int, int], draw: random.Random
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Picture (H, W, 3) uint8 and label (H, W) uint8, index in toytown_patches.NAMES."""
+    """Picture (H, W, 3) uint8 and label (H, W) uint8, index in patches.NAMES."""
     view = _view(patches, look, size, draw)
     starts = np.cumsum([0, *map(len, patches.points)])
     corners = np.array([point for points in patches.points for point in points])

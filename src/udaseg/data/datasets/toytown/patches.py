@@ -22,6 +22,8 @@ NAMES = (
 GROUND, TOP, FACING_LEFT, FACING_RIGHT, FRONT = range(5)  # which way a patch faces: decides its light
 PLAIN, ASPHALT, PAVING, GRASS, PLASTER, BRICK, LEAF = range(7)  # textures
 NEAR = 1.0  # nothing is nearer to the camera than this
+GLASS: Colour = (0.16, 0.2, 0.25)
+RUBBER: Colour = (0.07, 0.07, 0.08)
 
 CIRCLE = [(math.cos(2 * math.pi * k / 14), math.sin(2 * math.pi * k / 14)) for k in range(14)]
 

@@ -4,7 +4,7 @@ import math
 import random
 from functools import partial
 
-from udaseg.data.datasets.toytown import things
+from udaseg.data.datasets.toytown import things, vehicles
 from udaseg.data.datasets.toytown.look import DomainLook
 from udaseg.data.datasets.toytown.lots import backdrop, ground, lots, tree
 from udaseg.data.datasets.toytown.patches import Patches
@@ -81,9 +81,9 @@ def _moving(street: Street) -> list[Job]:
         taken.append((x, z, length))
         heading += draw.gauss(0.0, 0.03)
         if length > 5:
-            job = partial(things.bus, patches, street.colour("bus"), x, z, heading)
+            job = partial(vehicles.bus, patches, street.colour("bus"), x, z, heading)
         else:
-            job = partial(things.car, patches, street.colour("car"), x, z, heading, draw.uniform(0.92, 1.25))
+            job = partial(vehicles.car, patches, street.colour("car"), x, z, heading, draw.uniform(0.92, 1.25))
         jobs.append((z - length / 2, job))
 
     lane = 0.45 * (street.half - 2.0) + 0.2

@@ -1,4 +1,4 @@
-"""Downloads over a loopback server that misbehaves, and archives that must not get out of their folder."""
+"""Archives that must not get out of their folder, and content that is not as listed."""
 
 import errno
 import gzip
@@ -16,121 +16,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.loopback import listed, names, serving, zipped
+from support.loopback import listed, names, zipped
 
-from udaseg.data.datasets.fetch import fetch, unpack
+from udaseg.data.archives.unpack import unpack
 from udaseg.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 FILES = {"set/a.txt": b"first", "set/b/c.bin": CONTENT}
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-# ---------------------------------------------------------------------------------------------------------- download
-
-
-def test_download_appears_under_its_name_only_when_whole(tmp_path: Path) -> None:
-    with serving() as site:
-        site.files["/data.zip"] = CONTENT
-        assert fetch(f"{site.address}/data.zip", tmp_path / "new" / "data.zip", None) == tmp_path / "new" / "data.zip"
-        assert (tmp_path / "new" / "data.zip").read_bytes() == CONTENT and names(tmp_path / "new") == ["data.zip"]
-        fetch(f"{site.address}/data.zip", tmp_path / "new" / "data.zip", None)
-        assert site.asked == [None]  # the second call found it
-
-
-def test_interrupted_download_is_resumed_in_the_same_call(tmp_path: Path) -> None:
-    with serving() as site:
-        site.files["/data.zip"], site.cuts = CONTENT, [100_000, 50_000]
-        fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, pause=0)
-        assert (tmp_path / "data.zip").read_bytes() == CONTENT
-        assert site.asked == [None, "bytes=100000-", "bytes=150000-"]
-        assert names(tmp_path) == ["data.zip"]
-
-
-def test_interrupted_download_is_resumed_by_a_later_call(tmp_path: Path) -> None:
-    with serving() as site:
-        site.files["/data.zip"], site.cuts = CONTENT, [100_000]
-        with pytest.raises(UserError) as error:
-            fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, attempts=1)
-        for part in ("data.zip", "ended after 100000 of 300000 bytes", "the 100000 bytes that came are kept", "again"):
-            assert part in str(error.value)
-        assert names(tmp_path) == ["data.zip.part"]
-        fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, attempts=1)
-        assert (tmp_path / "data.zip").read_bytes() == CONTENT and site.asked == [None, "bytes=100000-"]
-
-
-def test_starts_over_when_the_server_cannot_send_ranges(tmp_path: Path) -> None:
-    with serving() as site:
-        site.files["/data.zip"], site.cuts, site.ranges = CONTENT, [100_000], False
-        fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, pause=0)
-        assert (tmp_path / "data.zip").read_bytes() == CONTENT and site.asked == [None, "bytes=100000-"]
-
-
-def test_starts_over_when_the_part_is_longer_than_the_file(tmp_path: Path) -> None:
-    (tmp_path / "data.zip.part").write_bytes(bytes(400_000))
-    with serving() as site:
-        site.files["/data.zip"] = CONTENT
-        fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, pause=0)
-        assert (tmp_path / "data.zip").read_bytes() == CONTENT and site.asked == ["bytes=400000-", None]
-
-
-def test_truncation_without_a_length_is_noticed(tmp_path: Path) -> None:
-    with serving() as site:
-        site.files["/data.zip"], site.cuts, site.chunked = CONTENT, [100_000] * 2, True
-        with pytest.raises(UserError, match=r"IncompleteRead.*\(2 attempts\)"):
-            fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, attempts=2, pause=0)
-        assert names(tmp_path) == ["data.zip.part"]
-        fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, attempts=1)
-        assert (tmp_path / "data.zip").read_bytes() == CONTENT
-
-
-def test_not_found_is_final(tmp_path: Path) -> None:
-    with serving() as site:
-        with pytest.raises(UserError, match=r"/data\.zip: the server answers 404 .*mirror"):
-            fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, pause=0)
-        assert len(site.asked) == 1 and names(tmp_path) == []
-
-
-def test_a_server_in_trouble_is_asked_again(tmp_path: Path) -> None:
-    with serving() as site:
-        site.status = 503
-        with pytest.raises(UserError, match="answers 503"):
-            fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, attempts=3, pause=0)
-        assert len(site.asked) == 3 and names(tmp_path) == []
-
-
-def test_nobody_there(tmp_path: Path) -> None:
-    with serving() as site:
-        address = site.address
-    with pytest.raises(UserError, match=r"refused.*put the file as data\.zip into a folder"):
-        fetch(f"{address}/data.zip", tmp_path / "data.zip", None, attempts=1)
-    assert names(tmp_path) == []
-
-
-def test_a_server_that_sends_without_end(tmp_path: Path) -> None:
-    with serving() as site:
-        site.files["/data.zip"], site.chunked = CONTENT, True
-        with pytest.raises(UserError, match=r"data\.zip: sends more than the allowed 200000 bytes"):
-            fetch(f"{site.address}/data.zip", tmp_path / "data.zip", None, max_bytes=200_000)
-        assert len(site.asked) == 1 and names(tmp_path) == []
-
-
-def test_the_mirror_is_used_before_any_network(tmp_path: Path) -> None:
-    mirror = tmp_path / "mirror"
-    mirror.mkdir()
-    (mirror / "data.zip").write_bytes(CONTENT)
-    with serving() as site:
-        assert fetch(f"{site.address}/data.zip", tmp_path / "data.zip", mirror) == mirror / "data.zip"
-        assert site.asked == [] and names(tmp_path) == ["mirror"]
-        site.files["/other.zip"] = CONTENT  # not in the mirror
-        assert fetch(f"{site.address}/other.zip", tmp_path / "other.zip", mirror) == tmp_path / "other.zip"
-
-
-# --------------------------------------------------------------------------------------------------------- unpacking
 
 
 def tarred(files: dict[str, bytes]) -> bytes:
@@ -314,7 +206,7 @@ def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "a.zip").write_bytes(zipped(FILES))
-    monkeypatch.setattr("udaseg.data.datasets.fetch._write_checked", full)
+    monkeypatch.setattr("udaseg.data.archives.unpack._write_checked", full)
     with pytest.raises(UserError, match=r"\.part: cannot be written \(No space left on device\); .* Free space"):
         unpack(tmp_path / "a.zip", tmp_path / "data", listed(FILES))
     assert names(tmp_path) == ["a.zip"]
