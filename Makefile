@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: demo study test test-slow environment python lock clean
 
-# PYTHON is the newest supported one that can make virtual environments; `make PYTHON=/path/to/python …` names another.
-# Links are followed, so that inside an activated .venv it is the Python that .venv was made with.
+# PYTHON is the newest supported Python that can create virtual environments; `make PYTHON=/path/to/python …` sets another.
+# Links are followed, so inside an activated .venv it is the Python from which .venv was created.
 USABLE := import os, sys, ensurepip, venv; (3, 11) <= sys.version_info < (3, 14) or sys.exit(1); \
 	print(os.path.realpath(sys.executable))
 ifndef PYTHON
@@ -14,15 +14,15 @@ PYTHON := $(shell for name in python3.13 python3.12 python3.11 python3 python $(
 endif
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
 VENV := .venv
-# Without compiled modules each of the many processes would compile PyTorch's sources first, ten seconds and more.
+# Without cached bytecode, each of the many processes would first compile PyTorch's sources, for ten seconds or more.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
-# Stamps are named after what they were made from and written last: another Python or a changed lock makes a new
-# environment, a changed pyproject.toml only installs the package anew, an interrupted installation leaves no stamp.
+# Stamps are named after their inputs and written last: another Python or a changed lock creates a new environment,
+# a changed pyproject.toml only reinstalls the package, and an interrupted installation leaves no stamp.
 LOCKED := $(VENV)/locked-$(VERSION)-$(shell sha256sum requirements.lock | cut -c1-16)
 PACKAGE := $(VENV)/package-$(VERSION)-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
-# One training per device: `udaseg devices` counts them. With 0 devices the cores alone are the limit.
+# One training per device: `udaseg devices` counts them. With 0 devices only the cores limit the jobs.
 SNAKEMAKE = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --cores all --resources gpu=$$($(BIN)/udaseg devices)
 
 demo: environment
@@ -47,14 +47,14 @@ $(PACKAGE): | $(LOCKED)
 	rm -f $(VENV)/package-*
 	touch $@
 
-# Prints PYTHON's version; when it cannot be used, says so and what to do.
+# Prints PYTHON's version, or an error that says what to do if it cannot be used.
 python:
 	@$(if $(PYTHON),$(PYTHON) -c '$(USABLE)' >/dev/null 2>&1,false) && echo $(VERSION) || { echo \
 		"$(if $(PYTHON),$(PYTHON) is not,There is no) Python 3.11, 3.12 or 3.13 that can make virtual environments." \
 		"Debian, Ubuntu: apt-get install python3 python3-venv; elsewhere: make PYTHON=/path/to/python3.12 …" >&2; exit 1; }
 
-# Hashes are checked for everything; nothing is built but what is published as source only, and that with the locked
-# setuptools: no build fetches anything. Python compiles what is imported, which is a small part, when it is imported.
+# All hashes are checked. Only packages published as source only are built, with the locked setuptools, so no build
+# downloads anything. Python compiles modules when they are imported; only a small part of them is.
 SOURCE_ONLY := connection-pool,antlr4-python3-runtime
 $(LOCKED):
 	@$(MAKE) --no-print-directory PYTHON=$(PYTHON) python
@@ -67,8 +67,8 @@ $(LOCKED):
 		--no-binary $(SOURCE_ONLY) --no-compile -r requirements.lock
 	touch $@
 
-# Writes requirements.lock, which serves all three Pythons, from pyproject.toml: the one way in which it is made.
-# Versions in it stay unless pyproject.toml asks for others; remove the file first to move every version.
+# Writes requirements.lock, for all three Pythons, from pyproject.toml; there is no other way to make it.
+# Locked versions stay unless pyproject.toml asks for others; remove the file first to update every version.
 lock: python
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	$(PYTHON) -m venv "$$tools"; \
@@ -76,7 +76,7 @@ lock: python
 	"$$tools/bin/uv" pip compile pyproject.toml --extra dev --generate-hashes --no-annotate --no-emit-index-url \
 		--universal --python-version 3.11 -o requirements.lock --quiet
 
-# What the tools leave behind. Runs, data and reports are results: they stay.
+# Removes what the tools leave behind. Runs, data and reports are results and stay.
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

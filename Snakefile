@@ -1,4 +1,4 @@
-"""The workflow: download -> prepare -> train -> evaluate -> report, and tracking beside it.
+"""The workflow: download -> prepare -> train -> evaluate -> report, and then tracking.
 
 The rules only look things up in the plan.
 
@@ -28,12 +28,12 @@ UDASEG = f"{shlex.quote(sys.executable)} -m udaseg.cli.main"
 
 
 def markers(jobs):
-    """Markers of the jobs that records do not stand for."""
+    """Markers of the jobs that records do not replace."""
     return [job.marker for job in jobs if job.folder not in PLAN.left_out]
 
 
 def parents(wildcards):
-    """Markers of the jobs that this one needs. Their times do not matter: that they exist means that they are done."""
+    """Markers of the jobs that this one needs. Their times do not matter: a marker that exists means a finished job."""
     return ancient(markers(PLAN.jobs[wildcards.folder].parents))
 
 
@@ -73,8 +73,8 @@ include: "workflow/rules/report.smk"
 
 
 onsuccess:
-    # A job whose existing output is `ancient` for its children can hide children that were never made, and Snakemake
-    # then ends with status 0: never call that a success.
+    # A job whose existing output is `ancient` for its children can hide children that were never made. Snakemake then
+    # ends with status 0, which is not a success.
     absent = [file for job in workflow.dag.targetjobs for file in job.input if not Path(file).exists()]
     if absent:
         raise WorkflowError(f"planned, but not made: {absent}; start the same command again")

@@ -16,8 +16,8 @@ from association import IGNORE
 from measure import Form, compare
 from torch import Tensor
 
-from udaseg.ops.consensus import confirmed_means, feature_labels
-from udaseg.ops.prototypes import momentum_update
+from udaseg.ops.prototypes import confirmed_means, momentum_update
+from udaseg.ops.pseudo_labels import feature_labels
 
 STRIDE = 8
 MIN_PIXELS = 5  # as released

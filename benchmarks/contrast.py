@@ -18,9 +18,10 @@ from association import IGNORE, regions
 from measure import Form, compare
 from torch import Tensor
 
-from udaseg.ops.contrast import draw_pixels, hard_contrast, pixel_contrast, sample_views, take_pixels
+from udaseg.ops.maps import as_rows, take_pixels
 from udaseg.ops.patch_contrast import paired_contrast
-from udaseg.ops.patches import Box, CropPair, as_rows, corresponding_cells
+from udaseg.ops.patches import Box, CropPair, corresponding_cells
+from udaseg.ops.pixel_contrast import draw_pixels, hard_contrast, pixel_contrast, sample_views
 
 IMAGES = 2
 TEMPERATURE, BASE = 0.1, 0.07  # as released

@@ -38,7 +38,8 @@ def measure(setting: str) -> None:
     from udaseg.config.training import Network
     from udaseg.machine.environment import make_exact
     from udaseg.nets.build import build_network
-    from udaseg.ops.losses import cross_entropy, resize
+    from udaseg.ops.losses import cross_entropy
+    from udaseg.ops.maps import resize
 
     make_exact(exactness)
     network = Network(name="small", depth=50, head="aspp", aspp="paper", feature_norm=False, norm="train")

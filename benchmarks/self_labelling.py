@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from measure import Form, compare
 from torch import Tensor
 
-from udaseg.nets.self_labelling import FeatureQueue
-from udaseg.ops.denoising import rectified_labels
-from udaseg.ops.self_labelling import cosine_weights
+from udaseg.nets.prototype_assignment import FeatureQueue
+from udaseg.ops.prototype_assignment import cosine_logits
+from udaseg.ops.pseudo_labels import rectified_labels
 
 IMAGES = 4
 TEMPERATURE = 0.08  # as released
@@ -83,7 +83,7 @@ def concatenated(inputs: Pushed) -> Tensor:
 
 
 def together(inputs: Rectified) -> Tensor:
-    weights = cosine_weights(inputs.features, inputs.prototypes, TEMPERATURE)
+    weights = cosine_logits(inputs.features, inputs.prototypes, TEMPERATURE).softmax(dim=1)
     return _told(rectified_labels(inputs.soft, weights).labels, inputs.scale)
 
 

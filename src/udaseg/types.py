@@ -1,4 +1,4 @@
-"""Types that many parameters share, each defined once."""
+"""Types that many parameters share and the one constant of all label maps, each defined once."""
 
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Split = Literal["train", "val", "test"]
 Scored = Literal["val", "test"]  # splits whose labels are kept at native size, too
 Fidelity = Literal["paper", "released"]  # follow the paper, or the released code where the two differ
+IGNORE = 255  # label of a pixel that neither trains nor scores, everywhere in this project
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,39}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]  # safe as a part of a path

@@ -62,7 +62,7 @@ SOME_LABELS = IN_DANN % "train: {source: {labelled_target: {images: 3, finish: 0
         ("[1, 2]", "tiny.yaml: expected a mapping of parameters, found list"),
         ("a: {b", "tiny.yaml: cannot be read as YAML"),
         # Impossible values.
-        ("network: {name: smal}", "network.name: .*'small' or 'deeplabv2', found \"smal\"; did you mean 'small'?"),
+        ("network: {name: smal}", "network.name: 'smal' is not known; did you mean 'small'?"),
         ("evaluate: {report: tst}", "evaluate.report: .*found \"tst\"; did you mean 'test'?"),
         ("evaluate: {report: train}", "evaluate.report: .*'val' or 'test', found \"train\""),
         ("optim: {lr: 0.0}", "optim.lr: .*greater than 0, found 0"),

@@ -14,7 +14,7 @@ from udaseg.errors import UserError
 from udaseg.nets.base import Outputs
 from udaseg.nets.build import build_network
 from udaseg.nets.heads import Aspp
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.validation import validate
 
 

@@ -137,7 +137,7 @@ class TestIds:
             predict(run, images, tmp_path / "output", ids=tmp_path / "ids.yaml")
         for part in (
             "ids.yaml: 'disc' has the id 65536, expected a whole number from 0 to 65535", "'star' has the id True",
-            "'heart' has the id '4'", "'hart' is no class of this run; did you mean 'heart'?", "no id for arrow",
+            "'heart' has the id '4'", "'hart' is not a class of this run; did you mean 'heart'?", "no id for arrow",
         ):  # fmt: skip
             assert part in str(caught.value)
         assert not (tmp_path / "output").exists()
@@ -157,7 +157,7 @@ class TestRefused:
         with pytest.raises(UserError) as caught:
             predict(run, [broken, images[0], missing, images[1]], tmp_path / "output")
         message = str(caught.value)
-        assert message.startswith("2 of 4 images could not be done, the others are:")
+        assert message.startswith("2 of 4 images could not be read; all others are predicted:")
         assert f"{broken}: cannot be read" in message and f"{missing}: there is no such file" in message
         names = sorted(path.name for path in (tmp_path / "output").iterdir())
         assert names == ["one.png", "one_overlay.png", "two.png", "two_overlay.png"]
@@ -174,7 +174,7 @@ class TestRefused:
 
     def test_an_output_that_would_replace_an_image(self, run, images):
         before = images[0].read_bytes()
-        with pytest.raises(UserError, match=r"one\.png would replace an image that is read; choose another --output"):
+        with pytest.raises(UserError, match=r"one\.png would replace an input image; choose another --output"):
             predict(run, images, images[0].parent)
         assert images[0].read_bytes() == before
 

@@ -78,7 +78,7 @@ class TestTensors:
 
 @settings(max_examples=10, deadline=None)
 @given(before=st.integers(0, 3), after=st.integers(0, 3))
-def test_optimisers_go_on_as_if_nothing_had_happened(before, after):
+def test_optimizers_go_on_as_if_nothing_had_happened(before, after):
     whole, parted = model(), model()
     tools, first = optimizers(whole), optimizers(parted)
     trained(whole, tools, before)

@@ -17,7 +17,7 @@ from udaseg.engine.predict import PLAIN, load_predictor, predict_scores, predict
 from udaseg.engine.train import Training
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.runs.files import read_json, write_json, write_yaml
 from udaseg.runs.folder import publish
 from udaseg.runs.spec import EvaluateSpec
@@ -185,7 +185,7 @@ class TestRefused:
         run = trained(objects_spec(source, target, train={"iterations": 1}), tmp_path / "state", tmp_path / "run")
         content = read_json(target / "set.json")
         write_json(target / "set.json", content | {"fingerprint": "0" * 64})
-        with pytest.raises(UserError, match=r"run: saw another content of .*objects-1 than lies there now"):
+        with pytest.raises(UserError, match=r"run: saw other content in .*objects-1 than is there now"):
             evaluated(evaluate_spec(run, target), tmp_path / "build")
 
     def test_a_split_without_labels(self, run, target, tmp_path):

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, jaccard_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.engine.metrics import class_ious, confusion_matrix, scores
-from udaseg.ops import losses
+from udaseg.types import IGNORE
 
 
 @st.composite
@@ -86,7 +85,3 @@ def test_without_a_labelled_pixel_nothing_is_defined():
 def test_counts_do_not_overflow_eight_bits():
     label = np.full((40, 40), 200, dtype=np.uint8)
     assert confusion_matrix(label, label, 201)[200, 200] == 1600
-
-
-def test_the_ignored_label_is_one_number_everywhere():
-    assert losses.IGNORE == IGNORE  # two constants, because ops import torch only and data does without it

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from udaseg.engine.checkpoint import optimizer_tensors, restore_optimizer
-from udaseg.engine.optimizers import Optimisers, RepeatedSGD, rate_factor, scale_rates
+from udaseg.engine.optimizers import Optimizers, RepeatedSGD, rate_factor, scale_rates
 from udaseg.errors import UserError
 from udaseg.nets.build import build_network
 
@@ -39,10 +39,10 @@ def gradients(shape, steps=4):
 
 def run(make, steps):
     weights = nn.Parameter(torch.linspace(-1, 1, 6))
-    optimiser = make([weights])
+    optimizer = make([weights])
     for gradient in steps:
         weights.grad = gradient.clone()
-        optimiser.step()
+        optimizer.step()
     return weights.detach()
 
 
@@ -89,32 +89,32 @@ class TestRepeatedSGD:
             RepeatedSGD([nn.Parameter(torch.ones(2))], 0.1).step(lambda: 0.0)
 
 
-class TestOptimisers:
+class TestOptimizers:
     @pytest.mark.parametrize("name", ["sgd", "adamw"])
     def test_backbone_and_head_have_their_rates_and_every_parameter_is_listed_once(self, name):
         net = small_net()
-        optimiser = Optimisers(settings(name=name)).network(net)
-        assert [group["lr"] for group in optimiser.param_groups] == [0.01, 0.1]
-        listed = [id(parameter) for group in optimiser.param_groups for parameter in group["params"]]
+        optimizer = Optimizers(settings(name=name)).network(net)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]
+        listed = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
         assert sorted(listed) == sorted(map(id, net.parameters()))
 
     @pytest.mark.parametrize("norm", ["train", "affine_frozen"])
     def test_released_multiplicity_groups_by_number_of_updates(self, norm):
         net = small_net(norm)
-        optimiser = Optimisers(settings(backbone_lr_multiplicity=3)).network(net)
-        *backbone, head = optimiser.param_groups
+        optimizer = Optimizers(settings(backbone_lr_multiplicity=3)).network(net)
+        *backbone, head = optimizer.param_groups
         assert [group["repeats"] for group in backbone] == [2, 3]
         assert head["repeats"] == 1
-        listed = [id(parameter) for group in optimiser.param_groups for parameter in group["params"]]
+        listed = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
         assert sorted(listed) == sorted(id(parameter) for parameter in net.parameters() if parameter.requires_grad)
 
     def test_repeated_updates_of_adamw_are_refused(self):
         with pytest.raises(UserError, match="backbone_lr_multiplicity"):
-            Optimisers(settings(name="adamw", backbone_lr_multiplicity=3)).network(small_net())
+            Optimizers(settings(name="adamw", backbone_lr_multiplicity=3)).network(small_net())
 
     def test_adam_of_a_discriminator(self):
-        optimiser = Optimisers(settings()).adam(nn.Conv2d(3, 1, 4), lr=1e-4)
-        (group,) = optimiser.param_groups
+        optimizer = Optimizers(settings()).adam(nn.Conv2d(3, 1, 4), lr=1e-4)
+        (group,) = optimizer.param_groups
         assert (group["lr"], group["betas"]) == (1e-4, (0.9, 0.99))
 
     @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -127,12 +127,12 @@ class TestOptimisers:
         def conv():
             made = nn.Conv2d(3, 6, 4, bias=False).to(memory_format=layout)
             made.weight.data.copy_(weight)
-            return made, Optimisers(settings()).adam(made, lr=0.1)
+            return made, Optimizers(settings()).adam(made, lr=0.1)
 
-        def step(made, optimiser):
-            optimiser.zero_grad()
+        def step(made, optimizer):
+            optimizer.zero_grad()
             made(image).square().mean().backward()
-            optimiser.step()
+            optimizer.step()
 
         (whole, of_whole), (plain, _), (first, of_first) = conv(), conv(), conv()
         of_plain = torch.optim.Adam(plain.parameters(), lr=0.1, betas=(0.9, 0.99))
@@ -163,11 +163,11 @@ class TestRates:
         )
 
     def test_rates_are_scaled_from_their_first_values_also_after_a_restart(self):
-        optimiser = Optimisers(settings()).network(small_net())
-        scale_rates(optimiser, 0.5)
-        scale_rates(optimiser, 0.25)
-        assert [group["lr"] for group in optimiser.param_groups] == [0.0025, 0.025]
-        again = Optimisers(settings()).network(small_net())
-        again.load_state_dict(optimiser.state_dict())
+        optimizer = Optimizers(settings()).network(small_net())
+        scale_rates(optimizer, 0.5)
+        scale_rates(optimizer, 0.25)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.0025, 0.025]
+        again = Optimizers(settings()).network(small_net())
+        again.load_state_dict(optimizer.state_dict())
         scale_rates(again, 1.0)
         assert [group["lr"] for group in again.param_groups] == [0.01, 0.1]

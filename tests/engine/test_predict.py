@@ -13,7 +13,7 @@ from udaseg.engine.predict import PLAIN, _starts, load_predictor, predict_scores
 from udaseg.errors import UserError
 from udaseg.nets.base import Outputs
 from udaseg.nets.build import build_network
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 
 
 class Local(nn.Module):

@@ -56,7 +56,7 @@ def stop(spec, state, before_iteration):
 
 @pytest.fixture(scope="module")
 def spec(source, target):
-    # Accumulation, augmentation, dropout, two optimisers and a schedule: all that could lose its place.
+    # Accumulation, augmentation, dropout, two optimizers and a schedule: all that could lose its place.
     view = {"batch": 1, "crop": [32, 32], "scale": [1.0, 1.5], "flip": 0.5, "jitter": 0.3, "blur": 0.5}
     return objects_spec(
         source, target, "dann", knobs={"hidden": 8, "reversal": 1.0}, optim={"warmup_iterations": 3},
@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(damage, s
     damage(newest)
     assert train(spec, tmp_path) == whole
     error = capsys.readouterr().err
-    assert f"{newest}: damaged (checksum differs); falling back to the one before" in error or damage is os.unlink
+    assert f"{newest}: damaged (checksum differs); trying the previous checkpoint" in error or damage is os.unlink
     assert "iterations 4 to 7" in error
 
 
@@ -120,7 +120,7 @@ def test_without_a_sound_checkpoint_training_starts_anew_and_says_so(spec, whole
         flip(path)
     assert train(spec, tmp_path) == whole
     error = capsys.readouterr().err
-    assert "no sound checkpoint is left" in error and "iterations 0 to 7" in error
+    assert "no undamaged checkpoint is left" in error and "iterations 0 to 7" in error
 
 
 @pytest.mark.parametrize("damage", [truncate, os.unlink])
@@ -137,7 +137,7 @@ def test_a_resumed_run_whose_set_changed_is_refused(spec, source, tmp_path):
     stop(changed, tmp_path / "state", 3)
     shutil.rmtree(moved)
     prepare_objects(tmp_path, {"train": 5})
-    with pytest.raises(UserError, match=rf"state: saw another content of {moved} than lies there now"):
+    with pytest.raises(UserError, match=rf"state: saw other content in {moved} than is there now"):
         training(changed, tmp_path / "state").run()
     shutil.rmtree(tmp_path / "state")
     training(changed, tmp_path / "state")._resume()

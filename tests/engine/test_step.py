@@ -67,9 +67,7 @@ def test_a_term_that_is_not_finite_stops_before_anything_is_updated(value):
 
 @pytest.mark.parametrize("name", ["mystery", "off"])
 def test_a_term_that_is_not_declared_or_not_active_is_refused(name):
-    with pytest.raises(
-        UserError, match=rf"iteration 3: toy yields the terms \['{name}'\], active are only \['extra', 's"
-    ):
+    with pytest.raises(UserError, match=rf"iteration 3: toy yields the terms \['{name}'\], but only \['extra', 's"):
         toy(lambda seg, step: iter([{"seg": seg, name: seg}]))(3, [batch(0)])
 
 

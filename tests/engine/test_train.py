@@ -183,7 +183,7 @@ class TestRefused:
             train(objects_spec(source, target, "adabn", weights={"seg": 0.0}), tmp_path)
 
     def test_a_set_of_other_classes_or_that_is_not_there(self, source, target, tmp_path):
-        with pytest.raises(UserError, match=r"objects-1: has the classes \['background', .*the run's spec \['road'"):
+        with pytest.raises(UserError, match=r"objects-1: has the classes \['background', .*the job's spec \['road'"):
             train(objects_spec(source, target).model_copy(update={"classes": ["road"]}), tmp_path)
         with pytest.raises(UserError, match=r"missing-1: not a prepared data set"):
             train(objects_spec(source, tmp_path / "missing-1"), tmp_path)
@@ -211,7 +211,7 @@ class TestRefused:
         other = tmp_path / "other" / "parent"
         write_yaml(other / "spec.yaml", objects_spec(changed, None).model_dump(mode="json"))
         publish_again(other, moved)
-        with pytest.raises(UserError, match=r"parent: saw another content of .*objects-1 than lies there now"):
+        with pytest.raises(UserError, match=r"parent: saw other content in .*objects-1 than is there now"):
             train(objects_spec(changed, target, init={"student": str(other)}), tmp_path / "child")
 
         (parent / "model.safetensors").write_bytes(b"damaged")

@@ -37,8 +37,8 @@ def entries() -> dict[str, list[str]]:
     for name, kind in KINDS.items():
         variants = {"train": METHODS, "prepare": DATASETS}.get(name, ("",))
         for variant in variants if kind.code else ():
-            spec = SimpleNamespace(method=variant, dataset={"kind": variant})
-            method = METHODS.module(variant) if variant in METHODS else ""
+            method = METHODS.module(variant) if name == "train" else ""
+            spec = SimpleNamespace(dataset={"kind": variant})
             found[f"{name} {variant}".strip()] = [module.format(spec=spec, method=method) for module in kind.code]
     return found
 
@@ -107,8 +107,10 @@ def test_what_all_methods_use_changes_all_trainings(package: Path) -> None:
 
 def test_the_report_trains_nothing_and_evaluates_nothing(package: Path) -> None:
     before = everything()
-    edit(package / "reports" / "page.html.j2", "<", "<!-- new --><")
-    (package / "reports" / "tables.py").write_text((package / "reports" / "tables.py").read_text() + "\nADDED = 1\n")
+    edit(package / "reports" / "page" / "page.html.j2", "<", "<!-- new --><")
+    (package / "reports" / "tables" / "main.py").write_text(
+        (package / "reports" / "tables" / "main.py").read_text() + "\nADDED = 1\n"
+    )
     assert changed(before) == {"report"}
 
 

@@ -10,9 +10,9 @@ from udaseg.ops.adversarial import SOURCE, TARGET, domain_loss, output_space
 LEVELS = {"adv": "main", "adv_aux": "aux"}
 
 
-def run_of(gan="vanilla", levels=1, optimiser="adamw", **changes):
+def run_of(gan="vanilla", levels=1, optimizer="adamw", **changes):
     knobs = {"width": 4, "gan": gan, "levels": levels} | changes.pop("knobs", {})
-    return stepper(train_spec("adaptsegnet", knobs=knobs, optim={"name": optimiser}, **changes))
+    return stepper(train_spec("adaptsegnet", knobs=knobs, optim={"name": optimizer}, **changes))
 
 
 def groups(run):
@@ -57,10 +57,10 @@ def follow(loss, parameters, rate):
                 parameter -= rate * gradient
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_the_adversarial_term_it_is_source_only_bit_by_bit(optimiser):
-    ours = run_of(optimiser=optimiser, weights={"adv": 0.0})
-    theirs = stepper(train_spec("source_only", optim={"name": optimiser}))
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_the_adversarial_term_it_is_source_only_bit_by_bit(optimizer):
+    ours = run_of(optimizer=optimizer, weights={"adv": 0.0})
+    theirs = stepper(train_spec("source_only", optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 3)
     assert equal(tensors(ours.method.net), tensors(theirs.method.net))

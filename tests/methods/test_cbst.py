@@ -9,8 +9,10 @@ from support.tiny import CLASSES, batch, equal, needed, stepper, steps, tensors,
 
 from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Step, supervised
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels
+from udaseg.types import IGNORE
 
 KLD = {"kld": 0.1}
 
@@ -45,10 +47,10 @@ def gradients(run: Any, made: Batch) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in run.method.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_pseudo_labels_it_is_source_only_bit_by_bit(optimiser):
-    ours = stepper(train_spec("cbst", weights={"pseudo": 0.0, "kld": 0.1}, optim={"name": optimiser}))
-    theirs = stepper(train_spec("source_only", optim={"name": optimiser}))
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_pseudo_labels_it_is_source_only_bit_by_bit(optimizer):
+    ours = stepper(train_spec("cbst", weights={"pseudo": 0.0, "kld": 0.1}, optim={"name": optimizer}))
+    theirs = stepper(train_spec("source_only", optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 3)
     assert equal(tensors(ours.method), tensors(theirs.method))

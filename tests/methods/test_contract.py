@@ -232,9 +232,9 @@ def test_the_supervised_term_falls_by_half_on_a_repeated_batch(method: str) -> N
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_two_and_two_steps_are_four_bit_by_bit(method: str, optimiser: str, tmp_path: Any) -> None:
-    spec = spec_of(method, small(method, {}), optim={"name": optimiser, "warmup_iterations": 3})
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_two_and_two_steps_are_four_bit_by_bit(method: str, optimizer: str, tmp_path: Any) -> None:
+    spec = spec_of(method, small(method, {}), optim={"name": optimizer, "warmup_iterations": 3})
     whole = stepper(spec)
     steps(whole, 0, 4)
 

@@ -10,8 +10,8 @@ from udaseg.ops.adversarial import SOURCE, TARGET, domain_loss
 KNOBS = {"hidden": 16, "dropout": 0.0, "reversal": 1.0}
 
 
-def run_of(optimiser="adamw", **changes):
-    return stepper(train_spec("dann", knobs=KNOBS | changes.pop("knobs", {}), optim={"name": optimiser}, **changes))
+def run_of(optimizer="adamw", **changes):
+    return stepper(train_spec("dann", knobs=KNOBS | changes.pop("knobs", {}), optim={"name": optimizer}, **changes))
 
 
 def terms_of(run, index=90):
@@ -26,22 +26,22 @@ def domain_term(run):
     return domain_loss(logits["source"], SOURCE) + domain_loss(logits["target"], TARGET)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_the_domain_term_it_is_source_only_bit_by_bit(optimiser):
-    ours = run_of(optimiser, weights={"domain": 0.0})
-    theirs = stepper(train_spec("source_only", optim={"name": optimiser}))
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_the_domain_term_it_is_source_only_bit_by_bit(optimizer):
+    ours = run_of(optimizer, weights={"domain": 0.0})
+    theirs = stepper(train_spec("source_only", optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 3)
     assert equal(tensors(ours.method.net), tensors(theirs.method.net))
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_reversal_its_network_is_adabn_bit_by_bit(optimiser):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_reversal_its_network_is_adabn_bit_by_bit(optimizer):
     # No gradient of the domain term reaches the network, but target images move its running statistics, and in the same
     # order: source, then target, before the weights change.
-    ours = run_of(optimiser, knobs={"reversal": 0.0})
-    theirs = stepper(train_spec("adabn", optim={"name": optimiser}))
-    bound = stepper(train_spec("source_only", optim={"name": optimiser}))
+    ours = run_of(optimizer, knobs={"reversal": 0.0})
+    theirs = stepper(train_spec("adabn", optim={"name": optimizer}))
+    bound = stepper(train_spec("source_only", optim={"name": optimizer}))
     for run in (ours, theirs, bound):
         steps(run, 0, 3)
     assert equal(tensors(ours.method.net), tensors(theirs.method.net))
@@ -56,7 +56,7 @@ def test_a_step_along_the_networks_gradient_confuses_the_classifier():
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                parameter -= 1e-2 * gradient  # as an optimiser would
+                parameter -= 1e-2 * gradient  # as an optimizer would
     assert domain_term(run) > before
 
 

@@ -11,7 +11,7 @@ from udaseg.data.batches.streams import Batch
 from udaseg.engine.checkpoint import load_resume, save_resume
 from udaseg.methods.base import Step
 from udaseg.methods.memory_bank import CONTRAST, ON_TARGET, Config
-from udaseg.ops.class_weights import balanced_weights, count_classes
+from udaseg.ops.class_balance import balanced_weights, count_classes
 
 EARLY = {
     "projection": 16, "bank_size": 32, "bank_start": 0, "contrast_start": 0, "ramp_iterations": 1, "weights_start": 0,
@@ -55,12 +55,12 @@ def sure(run: Any) -> Any:
     return run
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_its_terms_and_class_weights_it_is_source_only_bit_by_bit(optimiser: str) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_its_terms_and_class_weights_it_is_source_only_bit_by_bit(optimizer: str) -> None:
     off = dict.fromkeys([*CONTRAST, *ON_TARGET], 0.0)
     knobs = {"source_mix": 0.0, "weights_start": 100}
-    ours = run_of(optim={"name": optimiser}, weights=off, knobs=knobs)
-    theirs = stepper(train_spec("source_only", optim={"name": optimiser}))
+    ours = run_of(optim={"name": optimizer}, weights=off, knobs=knobs)
+    theirs = stepper(train_spec("source_only", optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 3)
     assert equal(tensors(ours.method.net), tensors(theirs.method.net))

@@ -14,9 +14,10 @@ from udaseg.methods.base import Step
 from udaseg.methods.plca import SPEC, Config, shrink
 from udaseg.ops.aggregation import aggregate_features, aggregate_predictions
 from udaseg.ops.association import association_loss
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
 from udaseg.ops.lovasz import lovasz_softmax
-from udaseg.ops.smoothing import label_smoothing
+from udaseg.ops.maps import resize
+from udaseg.ops.regularisers import label_smoothing
 
 OPTIONAL = [term for term in SPEC.weights if term != "seg"]
 ASSOCIATIONS = ["assoc_feat", "assoc_pred"]

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -9,6 +9,7 @@ from udaseg.nets.discriminators import PatchDiscriminator, PixelClassifier, Prod
 
 
 class TestPatchDiscriminator:
+    @settings(deadline=None)
     @given(st.integers(8, 40), st.integers(8, 40))
     def test_one_logit_a_patch(self, height, width):
         assert PatchDiscriminator(3, width=2, layers=3)(torch.rand(2, 3, height, width)).shape == (
@@ -37,6 +38,7 @@ class TestPatchDiscriminator:
 
 
 class TestProdaDiscriminator:
+    @settings(deadline=None)
     @given(st.integers(1, 40), st.integers(1, 40))
     def test_one_logit_a_patch_also_a_partial_one(self, height, width):
         assert ProdaDiscriminator(3, width=2, layers=4)(torch.rand(2, 3, height, width)).shape == (

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
@@ -47,6 +47,7 @@ def normed(maps, group):
 
 
 class TestSqueezeExcite:
+    @settings(deadline=None)
     @given(st.integers(1, 9), st.integers(1, 9))
     def test_keeps_every_size(self, height, width):
         head, features = squeeze_excite(), torch.rand(2, 4, height, width)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
@@ -22,6 +22,7 @@ def shapes(module):
 
 @pytest.mark.parametrize("kind", PROJECTIONS)
 class TestProjections:
+    @settings(deadline=None)
     @given(height=st.integers(1, 6), width=st.integers(1, 6))
     def test_keep_the_size_and_give_vectors_of_length_one(self, kind, height, width):
         embedding = built(kind, 5, 7, 4)(torch.randn(2, 5, height, width))
@@ -93,6 +94,7 @@ class TestPatchProjection:
 
 
 class TestSideClassifier:
+    @settings(deadline=None)
     @given(height=st.integers(1, 6), width=st.integers(1, 6))
     def test_keeps_the_size(self, height, width):
         assert built(SideClassifier, 5, 7, 3)(torch.randn(2, 5, height, width)).shape == (2, 3, height, width)

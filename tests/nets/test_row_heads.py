@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from udaseg.nets.row_heads import ClassSelectors, RowHeads, follow, row_mlp
+from udaseg.nets.row_heads import ClassSelectors, RowHeads, row_mlp
 
 
 def rows(count=6, width=4, seed=0, dtype=torch.float32):
@@ -71,14 +71,3 @@ class TestHeads:
 
     def test_they_keep_no_statistics(self):
         assert not list(RowHeads(8, 4, 3, "paper").buffers())
-
-
-def test_follow_is_a_moving_average():
-    teacher, student = RowHeads(4, 4, 2, "paper"), RowHeads(4, 4, 2, "paper")
-    pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
-    expected = [0.9 * own.detach() + 0.1 * other.detach() for own, other in pairs]
-    follow(teacher, student, 0.9)
-    for own, value in zip(teacher.parameters(), expected, strict=True):
-        torch.testing.assert_close(own.detach(), value)
-    follow(teacher, student, 0.0)
-    assert all(torch.equal(own, other) for own, other in pairs)

@@ -5,7 +5,8 @@ import torch
 
 from udaseg.nets.build import build_network
 from udaseg.nets.small import Residual, SmallBackbone
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 
 
 def net(classes=3):
@@ -46,12 +47,12 @@ def test_learns_a_thin_pole():
         images[index, :, :, 10 + 7 * index : 13 + 7 * index] += 0.7
         labels[index, :, 10 + 7 * index : 13 + 7 * index] = 1
     model = net(classes=2)
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):
         loss = cross_entropy(resize(model(images).logits, (48, 48)), labels)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     predicted = resize(model(images).logits, (48, 48)).argmax(dim=1)
     hit = ((predicted == 1) & (labels == 1)).sum() / ((predicted == 1) | (labels == 1)).sum()
     assert hit > 0.7

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from udaseg.nets.base import Backbone, SegmentationNet
 from udaseg.nets.heads import Aspp
-from udaseg.nets.teacher import EmaTeacher, Frozen
+from udaseg.nets.teacher import EmaTeacher, Frozen, ema_update
 
 MODES = ("eval", "train_without_dropout", "train")
 
@@ -153,3 +153,14 @@ class TestFrozen:
     def test_takes_any_module(self) -> None:
         bilinear = nn.Bilinear(2, 3, 1)
         assert torch.equal(Frozen(bilinear)(torch.ones(2), torch.ones(3)), bilinear(torch.ones(2), torch.ones(3)))
+
+
+def test_the_update_is_a_moving_average() -> None:
+    teacher, student = nn.Bilinear(4, 4, 2), nn.Bilinear(4, 4, 2)
+    pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
+    expected = [0.9 * own.detach() + 0.1 * other.detach() for own, other in pairs]
+    ema_update(teacher, student, 0.9)
+    for own, value in zip(teacher.parameters(), expected, strict=True):
+        torch.testing.assert_close(own.detach(), value)
+    ema_update(teacher, student, 0.0)
+    assert all(torch.equal(own, other) for own, other in pairs)

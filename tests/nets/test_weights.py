@@ -11,8 +11,9 @@ from udaseg.config.training import Network
 from udaseg.engine.checkpoint import save_tensors
 from udaseg.engine.predict import load_predictor
 from udaseg.errors import UserError
+from udaseg.nets import NETWORKS
 from udaseg.nets.build import build_network
-from udaseg.nets.weights import file_weights, imagenet_weights, load_weights
+from udaseg.nets.weights import file_weights, load_weights
 from udaseg.validation import validate
 
 
@@ -164,7 +165,7 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-class TestImagenetWeights:
+class TestPublishedWeights:
     @pytest.fixture
     def cached(self, tmp_path, monkeypatch):
         """Path where torchvision looks for the ResNet-50 before it looks into the network, which is not there."""
@@ -182,27 +183,27 @@ class TestImagenetWeights:
         torch.manual_seed(0)
         torch.save(resnet50(weights=None).state_dict(), cached)
         model = net(name="deeplabv2", levels=2)
-        tensors = imagenet_weights(spec(name="deeplabv2"))
+        tensors = NETWORKS["deeplabv2"].published_weights(spec(name="deeplabv2"))
         assert load_weights(model, tensors, "ImageNet") == 1.0
         assert torch.equal(model.backbone.layer4[2].conv3.weight, tensors["layer4.2.conv3.weight"])
         assert torch.equal(model.backbone.bn1.running_var, tensors["bn1.running_var"])
 
     def test_without_network_the_message_says_where_to_put_the_file(self, cached):
         with pytest.raises(UserError, match=r"resnet50-.*unreachable.*Put this file into .*checkpoints.*file:PATH"):
-            imagenet_weights(spec(name="deeplabv2"))
+            NETWORKS["deeplabv2"].published_weights(spec(name="deeplabv2"))
 
     def test_code_in_a_file_is_not_run(self, cached, tmp_path):
         touched = tmp_path / "touched"
         torch.save({"conv1.weight": Payload(touched)}, cached)
         with pytest.raises(UserError, match="could not be downloaded and read"):
-            imagenet_weights(spec(name="deeplabv2"))
+            NETWORKS["deeplabv2"].published_weights(spec(name="deeplabv2"))
         assert not touched.exists()
 
     def test_a_damaged_file_is_refused(self, cached):
         cached.write_bytes(b"not weights at all")
         with pytest.raises(UserError, match="could not be downloaded and read"):
-            imagenet_weights(spec(name="deeplabv2"))
+            NETWORKS["deeplabv2"].published_weights(spec(name="deeplabv2"))
 
     def test_the_small_network_has_none(self):
         with pytest.raises(UserError, match=r"'small'; use init: pretrain"):
-            imagenet_weights(spec())
+            NETWORKS["small"].published_weights(spec())

@@ -354,13 +354,13 @@ class TestPrototypesOfTheSource:
     def test_a_set_of_other_classes_is_refused(self, knowing, run, target, tmp_path):
         content = read_json(knowing / "set.json")
         write_json(knowing / "set.json", content | {"classes": content["classes"][::-1]})
-        with pytest.raises(UserError, match=r"source: has the classes \['.*, the run's spec \['"):
+        with pytest.raises(UserError, match=r"source: has the classes \['.*, the job's spec \['"):
             self.labels(tmp_path, run, target, knowing)
 
     def test_a_set_that_is_another_than_the_one_trained_on_is_refused(self, knowing, target, tmp_path):
         run = finished_run(tmp_path, knowing, target)
         write_json(knowing / "set.json", read_json(knowing / "set.json") | {"fingerprint": "0" * 64})
-        with pytest.raises(UserError, match=r"run: saw another content of .*source than lies there now"):
+        with pytest.raises(UserError, match=r"run: saw other content in .*source than is there now"):
             self.labels(tmp_path, run, target, knowing)
 
     def test_a_set_without_labels_is_refused(self, knowing, run, target, tmp_path):
@@ -445,7 +445,7 @@ class TestRefused:
         shutil.copytree(target, copy)
         run = finished_run(tmp_path, source, copy)
         write_json(copy / "set.json", read_json(copy / "set.json") | {"fingerprint": "0" * 64})
-        with pytest.raises(UserError, match=r"run: saw another content of .*set than lies there now"):
+        with pytest.raises(UserError, match=r"run: saw other content in .*set than is there now"):
             label(label_spec(run, copy), tmp_path / "build", CPU)
 
     def test_a_set_of_other_classes(self, source, target, tmp_path):
@@ -454,7 +454,7 @@ class TestRefused:
         run = finished_run(tmp_path, source, copy)
         content = read_json(copy / "set.json")
         write_json(copy / "set.json", content | {"classes": content["classes"][::-1]})
-        with pytest.raises(UserError, match=r"set: has the classes \['.*, the run's spec \['"):
+        with pytest.raises(UserError, match=r"set: has the classes \['.*, the job's spec \['"):
             label(label_spec(run, copy), tmp_path / "build", CPU)
 
 

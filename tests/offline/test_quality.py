@@ -124,7 +124,7 @@ class TestRefused:
             judged(tmp_path, folder, copy)
 
     def test_other_classes(self, folder, target, tmp_path):
-        with pytest.raises(UserError, match=r"labels: labels of the classes \['.*, the spec \['disc', 'square'\]"):
+        with pytest.raises(UserError, match=r"labels: has the classes \['.*, the job's spec \['disc', 'square'\]"):
             quality(quality_spec(folder, target, classes=["disc", "square"]), tmp_path)
 
 

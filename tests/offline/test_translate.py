@@ -14,7 +14,7 @@ from udaseg.engine.checkpoint import save_tensors
 from udaseg.errors import UserError
 from udaseg.nets.translator import Generator
 from udaseg.offline.translate import drawn_pairs, translate
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.ops.translation import lab_transfer
 from udaseg.runs.files import read_json, write_json, write_yaml
 from udaseg.runs.folder import publish
@@ -131,7 +131,7 @@ def test_a_run_that_saw_other_data_is_refused(source, target, tmp_path):
     kept = path.read_text()
     path.write_text(json.dumps(json.loads(kept) | {"fingerprint": "another"}))
     try:
-        with pytest.raises(UserError, match="saw another content of"):
+        with pytest.raises(UserError, match="saw other content in"):
             shown(spec_of(source, target, "cyclegan", made), tmp_path / "build")
     finally:
         path.write_text(kept)

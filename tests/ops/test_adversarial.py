@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
@@ -53,6 +53,7 @@ class TestReversalStrength:
         assert reversal_strength(0.0, 10) == 0
         assert reversal_strength(1.0, 10) == pytest.approx(0.99991, abs=1e-5)
 
+    @settings(deadline=None)
     @given(st.floats(0, 1), st.floats(0.1, 20))
     def test_is_the_hyperbolic_tangent(self, progress, gamma):
         assert reversal_strength(progress, gamma) == pytest.approx(math.tanh(gamma * progress / 2), abs=1e-12)
@@ -119,16 +120,16 @@ class TestDomainAccuracy:
         assert not domain_accuracy(random(1, 1, 2, 2).requires_grad_(), random(1, 2, 2, 2)).requires_grad
 
 
-def tiny_discriminator(classes=3, seed=0):
-    torch.manual_seed(seed)
-    return nn.Conv2d(classes, 1, 3, stride=2).double()
-
-
 class TestOutputSpace:
     def test_probabilities_of_resized_logits(self):
         probs = output_space(random(2, 3, 4, 5), (9, 7))
         assert probs.shape == (2, 3, 9, 7)
         torch.testing.assert_close(probs.sum(dim=1), torch.ones(2, 9, 7, dtype=torch.float64))
+
+
+def tiny_discriminator(classes=3, seed=0):
+    torch.manual_seed(seed)
+    return nn.Conv2d(classes, 1, 3, stride=2).double()
 
 
 class TestAdversarialLoss:
@@ -189,12 +190,12 @@ class TestDiscriminatorLosses:
         discriminator = tiny_discriminator()
         source = (torch.tensor([4.0, 0.0, 0.0]).double().view(1, 3, 1, 1).expand(1, 3, 4, 4), (9, 9))
         target = (torch.tensor([0.0, 4.0, 0.0]).double().view(1, 3, 1, 1).expand(1, 3, 4, 4), (9, 9))
-        optimiser = torch.optim.Adam(discriminator.parameters(), lr=0.05)
+        optimizer = torch.optim.Adam(discriminator.parameters(), lr=0.05)
         for _ in range(40):
             losses = discriminator_losses(discriminator, source, target)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (losses.source + losses.target).backward()
-            optimiser.step()
+            optimizer.step()
         assert float(losses.accuracy) == 1.0
         with torch.no_grad():
             assert adversarial_loss(discriminator, *target) > losses.target

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -68,6 +68,7 @@ class TestFeatures:
                 torch.autograd.grad((plain * towards).sum(), features, retain_graph=True),
             )
 
+    @settings(deadline=None)
     @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 40), st.integers(0, 50))
     def test_chunks_do_not_matter(self, height, width, rows, seed):
         features = random(2, 3, height, width, seed=seed).requires_grad_()
@@ -155,6 +156,7 @@ class TestPredictions:
         logits = random(1, 3, 2, 3).requires_grad_()
         assert gradcheck(lambda one: aggregate_predictions(one.softmax(dim=1), 0.5, rows=4), logits)
 
+    @settings(deadline=None)
     @given(st.integers(2, 6), st.integers(1, 5), st.floats(0, 1), st.integers(1, 30), st.integers(0, 50))
     def test_they_stay_distributions(self, classes, side, share, rows, seed):
         probs = (3 * random(2, classes, side, side, seed=seed)).softmax(dim=1)

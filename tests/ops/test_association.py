@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -23,6 +23,8 @@ from udaseg.ops.association import (
 )
 
 NAMES = ["cosine", "divergence"]
+
+
 METRICS = pytest.mark.parametrize("metric", NAMES)
 
 
@@ -36,68 +38,12 @@ def maps(metric, *shape, seed=0, dtype=torch.float64):
     return found if metric == "cosine" else (2 * found).softmax(dim=1)
 
 
-def labels_of(*shape, classes=3, seed=0, ignored=0.2):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, shape, generator=generator)
-    return labels.masked_fill(torch.rand(shape, generator=generator) < ignored, 255)
-
-
 def naive_similarity(metric, first, second):
     """Of two vectors, lists of numbers."""
     if metric == "cosine":
         return sum(a * b for a, b in zip(first, second, strict=True)) / (math.hypot(*first) * math.hypot(*second))
     pairs = zip(first, second, strict=True)
     return -sum(a * (math.log(a + 1e-10) - math.log(b + 1e-10)) for a, b in pairs)
-
-
-def naive_row(row, normalise):
-    if len(row) == 1:
-        return [1.0]
-    if normalise:
-        mean = sum(row) / len(row)
-        std = math.sqrt(sum((one - mean) ** 2 for one in row) / (len(row) - 1))
-        row = [(one - mean) / (std + 1e-10) for one in row]
-    whole = sum(math.exp(one) for one in row)
-    return [math.exp(one) / whole for one in row]
-
-
-def naive_loss(metric, source, target, labels, normalise, valid=None):
-    """Loss and consistent positions, pair by pair and position by position."""
-    logs, starts = [], []
-    for image in range(len(source)):
-        here = source[image].flatten(1).T.tolist()
-        there = target[image].flatten(1).T.tolist()
-        if valid is not None:
-            there = [one for one, seen in zip(there, valid[image].flatten().tolist(), strict=True) if seen]
-        label = labels[image].flatten().tolist()
-        forth = [naive_row([naive_similarity(metric, a, b) for b in there], normalise) for a in here]
-        back = [naive_row([naive_similarity(metric, b, a) for a in here], normalise) for b in there]
-        for start, row in enumerate(forth if there else []):
-            middle = row.index(max(row))
-            end = back[middle].index(max(back[middle]))
-            if label[start] != 255 and label[start] == label[end]:
-                logs.append(-math.log(row[middle] * back[middle][end]))
-                starts.append((image, start))
-    return sum(logs) / max(1, len(logs)), starts
-
-
-def plain_loss(metric, source, target, labels, normalise=True):
-    """With whole matrices, all of them in the graph."""
-    logs = []
-    for image in range(len(source)):
-        pair = [positions(one[image].flatten(1).mT, metric) for one in (source, target)]
-        forth = contrast_scores(pair[0].queries @ pair[1].keys.mT, normalise)
-        back = contrast_scores(pair[1].queries @ pair[0].keys.mT, normalise)
-        middle = forth.argmax(dim=1)
-        end = back.argmax(dim=1)[middle]
-        label = labels[image].flatten()
-        starts = ((label != 255) & (label == label[end])).nonzero()[:, 0]
-        logs.append(-(forth[starts, middle[starts]] * back[middle[starts], end[starts]]).log())
-    return torch.cat(logs).mean()
-
-
-def gradients(loss, *leaves):
-    return torch.autograd.grad(loss, leaves)
 
 
 class TestSimilarity:
@@ -153,6 +99,21 @@ class TestSimilarity:
             positions(torch.ones(2, 2), "euclidean")
 
 
+def naive_row(row, normalise):
+    if len(row) == 1:
+        return [1.0]
+    if normalise:
+        mean = sum(row) / len(row)
+        std = math.sqrt(sum((one - mean) ** 2 for one in row) / (len(row) - 1))
+        row = [(one - mean) / (std + 1e-10) for one in row]
+    whole = sum(math.exp(one) for one in row)
+    return [math.exp(one) / whole for one in row]
+
+
+def gradients(loss, *leaves):
+    return torch.autograd.grad(loss, leaves)
+
+
 class TestContrastScores:
     @pytest.mark.parametrize("normalise", [True, False])
     @pytest.mark.parametrize("width", [1, 2, 7])
@@ -188,6 +149,7 @@ class TestContrastScores:
         assert not rows.grad.any()
         assert not recwarn.list
 
+    @settings(deadline=None)
     @given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 1000))
     def test_is_monotone_in_its_row(self, height, width, seed):
         rows = random(height, width, seed=seed)
@@ -195,6 +157,7 @@ class TestContrastScores:
         assert torch.equal(contrast_scores(rows).argsort(1), rows.argsort(1))
         torch.testing.assert_close(contrast_scores(rows).sum(1), torch.ones(height, dtype=torch.float64))
 
+    @settings(deadline=None)
     @given(st.floats(0.01, 100), st.floats(-100, 100))
     def test_scale_and_shift_of_a_row_do_not_matter(self, scale, shift):
         rows = random(3, 9)
@@ -248,6 +211,7 @@ class TestCycle:
         assert found.middle.tolist() == [0, 0, 0]
         assert found.end.tolist() == [0, 0, 0]
 
+    @settings(deadline=None)
     @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 15), st.integers(0, 100))
     def test_chunks_do_not_matter(self, here, there, rows, seed):
         pair = random(here, 5, seed=seed), random(there, 5, seed=seed + 1)
@@ -275,6 +239,7 @@ class TestCycle:
         for rows in (1, 2, None):
             torch.testing.assert_close(cycle_scores(here, there, walks, starts, normalise, rows), expected)
 
+    @settings(deadline=None)
     @given(st.integers(1, 20), st.integers(1, 20), st.booleans(), st.integers(0, 100))
     def test_scores_are_at_least_chance(self, here, there, normalise, seed):
         pair = [positions(random(count, 3, seed=seed + count), "cosine") for count in (here, there)]
@@ -285,6 +250,47 @@ class TestCycle:
         labels = torch.tensor([[1, 1, 2, 255, 255], [0, 0, 0, 0, 0]])
         end = torch.tensor([[1, 2, 2, 4, 0], [4, 4, 4, 4, 4]])
         assert cycle_consistent(end, labels).tolist() == [[True, False, True, False, False], [True] * 5]
+
+
+def labels_of(*shape, classes=3, seed=0, ignored=0.2):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, shape, generator=generator)
+    return labels.masked_fill(torch.rand(shape, generator=generator) < ignored, 255)
+
+
+def naive_loss(metric, source, target, labels, normalise, valid=None):
+    """Loss and consistent positions, pair by pair and position by position."""
+    logs, starts = [], []
+    for image in range(len(source)):
+        here = source[image].flatten(1).T.tolist()
+        there = target[image].flatten(1).T.tolist()
+        if valid is not None:
+            there = [one for one, seen in zip(there, valid[image].flatten().tolist(), strict=True) if seen]
+        label = labels[image].flatten().tolist()
+        forth = [naive_row([naive_similarity(metric, a, b) for b in there], normalise) for a in here]
+        back = [naive_row([naive_similarity(metric, b, a) for a in here], normalise) for b in there]
+        for start, row in enumerate(forth if there else []):
+            middle = row.index(max(row))
+            end = back[middle].index(max(back[middle]))
+            if label[start] != 255 and label[start] == label[end]:
+                logs.append(-math.log(row[middle] * back[middle][end]))
+                starts.append((image, start))
+    return sum(logs) / max(1, len(logs)), starts
+
+
+def plain_loss(metric, source, target, labels, normalise=True):
+    """With whole matrices, all of them in the graph."""
+    logs = []
+    for image in range(len(source)):
+        pair = [positions(one[image].flatten(1).mT, metric) for one in (source, target)]
+        forth = contrast_scores(pair[0].queries @ pair[1].keys.mT, normalise)
+        back = contrast_scores(pair[1].queries @ pair[0].keys.mT, normalise)
+        middle = forth.argmax(dim=1)
+        end = back.argmax(dim=1)[middle]
+        label = labels[image].flatten()
+        starts = ((label != 255) & (label == label[end])).nonzero()[:, 0]
+        logs.append(-(forth[starts, middle[starts]] * back[middle[starts], end[starts]]).log())
+    return torch.cat(logs).mean()
 
 
 class TestAssociationLoss:
@@ -311,6 +317,7 @@ class TestAssociationLoss:
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(gradients(found, source, target), gradients(expected, source, target))
 
+    @settings(deadline=None)
     @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 40), st.sampled_from(NAMES), st.integers(0, 50))
     def test_chunks_do_not_matter(self, height, width, rows, metric, seed):
         source = maps(metric, 2, 4, height, width, seed=seed).requires_grad_()

@@ -3,13 +3,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from udaseg.ops.patch_contrast import Bank, bank_contrast, empty_bank, hardest, paired_contrast, pushed
-
-IGNORE = 255
 
 
 def rows_of(count, width=4, seed=0, dtype=torch.float64):
@@ -39,27 +37,6 @@ def naive_paired(rows, first, second, temperature, share, classes=None):
             losses.append(-math.log(towards / (towards + sum(map(math.exp, kept)))))
         total += sum(losses) / len(losses)
     return total
-
-
-def naive_bank(rows, first, second, labels, confidence, bank, temperature, threshold):
-    parts, counted = [], []
-    remembered = [pair for step in zip(*bank, strict=True) for pair in zip(*step, strict=True)]
-    remembered = [(row, int(label)) for row, label in remembered if label != IGNORE]
-    for anchors, positives in ((first, second), (second, first)):
-        losses = []
-        for anchor, positive in zip(anchors.tolist(), positives.tolist(), strict=True):
-            if not (confidence[positive] > threshold and confidence[anchor] < confidence[positive]):
-                continue
-            towards = math.exp(float(rows[anchor] @ rows[positive]) / temperature)
-            against = sum(
-                math.exp(float(rows[anchor] @ row) / temperature)
-                for row, label in remembered
-                if label != labels[anchor]
-            )
-            losses.append(-math.log(towards / (towards + against)))
-        parts.append(sum(losses) / max(len(losses), 1))
-        counted.append(len(losses))
-    return parts, counted
 
 
 class TestPairedContrast:
@@ -99,11 +76,13 @@ class TestPairedContrast:
         assert float(paired_contrast(rows, places, places + 3, 0.05, 1.0)) < 1e-6
         assert float(paired_contrast(rows, places, (places + 1) % 3 + 3, 0.05, 1.0)) > 30
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000), st.floats(0.05, 1.0))
     def test_more_negatives_cost_more(self, seed, share):
         rows = rows_of(12, seed=seed)
         assert 0 <= self.loss(rows, share=share) <= self.loss(rows)
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000))
     def test_the_order_of_rows_and_of_crops_does_not_matter(self, seed):
         rows = rows_of(12, seed=seed)
@@ -153,6 +132,7 @@ class TestPairedContrast:
 
 
 class TestHardest:
+    @settings(deadline=None)
     @given(st.integers(0, 1000), st.floats(0.01, 1.0))
     def test_are_the_share_with_the_largest_similarity(self, seed, share):
         generator = torch.Generator().manual_seed(seed)
@@ -171,6 +151,30 @@ class TestHardest:
 
     def test_none_of_none(self):
         assert not hardest(torch.rand(2, 4), torch.zeros(2, 4, dtype=torch.bool), 0.5).any()
+
+
+IGNORE = 255
+
+
+def naive_bank(rows, first, second, labels, confidence, bank, temperature, threshold):
+    parts, counted = [], []
+    remembered = [pair for step in zip(*bank, strict=True) for pair in zip(*step, strict=True)]
+    remembered = [(row, int(label)) for row, label in remembered if label != IGNORE]
+    for anchors, positives in ((first, second), (second, first)):
+        losses = []
+        for anchor, positive in zip(anchors.tolist(), positives.tolist(), strict=True):
+            if not (confidence[positive] > threshold and confidence[anchor] < confidence[positive]):
+                continue
+            towards = math.exp(float(rows[anchor] @ rows[positive]) / temperature)
+            against = sum(
+                math.exp(float(rows[anchor] @ row) / temperature)
+                for row, label in remembered
+                if label != labels[anchor]
+            )
+            losses.append(-math.log(towards / (towards + against)))
+        parts.append(sum(losses) / max(len(losses), 1))
+        counted.append(len(losses))
+    return parts, counted
 
 
 class TestBankContrast:
@@ -247,6 +251,7 @@ class TestBankContrast:
         assert loss.item() == pytest.approx(0, abs=1e-6)
         assert rows.grad.isfinite().all()
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000))
     def test_the_crops_roles_can_be_swapped(self, seed):
         rows, labels, confidence, bank = self.inputs(seed)

@@ -1,37 +1,15 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from udaseg.ops.patches import (
-    Box,
-    CropPair,
-    as_rows,
-    corresponding_cells,
-    draw_pair,
-    overlap_of,
-    resized_to,
-    to_cells,
-    upright,
-)
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from udaseg.ops.maps import as_rows
+from udaseg.ops.patches import Box, CropPair, corresponding_cells, draw_pair, overlap_of, resized_to, to_cells, upright
 
 
 def pair_of(image=(40, 56), size=(16, 24), scale=(0.8, 1.5), iou=(0.1, 1.0), stride=4, seed=0):
     return draw_pair(image, size, scale, iou, stride, torch.Generator().manual_seed(seed))
-
-
-def coordinates(height, width):
-    """An image (2, H, W) whose colours are each pixel's row and column."""
-    return torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).double()
-
-
-def pixels(offset, size):
-    return {(offset[0] + row, offset[1] + column) for row in range(size[0]) for column in range(size[1])}
 
 
 pairs = st.builds(
@@ -45,18 +23,21 @@ pairs = st.builds(
 
 
 class TestDrawPair:
+    @settings(deadline=None)
     @given(pairs)
     def test_both_crops_lie_in_the_image(self, pair):
         for offset in (pair.first, pair.second):
             for axis in (0, 1):
                 assert 0 <= offset[axis] <= pair.resized[axis] - pair.size[axis]
 
+    @settings(deadline=None)
     @given(st.sampled_from([1, 4, 8]), st.sampled_from([(0.1, 1.0), (0.5, 0.9), (0.0, 0.2)]), st.integers(0, 10**6))
     def test_the_shift_is_a_multiple_of_the_stride_and_the_overlap_as_asked(self, stride, iou, seed):
         pair = pair_of(stride=stride, iou=iou, seed=seed)
         assert all((here - there) % stride == 0 for here, there in zip(pair.first, pair.second, strict=True))
         assert iou[0] <= pair.iou <= iou[1] or pair.first == pair.second
 
+    @settings(deadline=None)
     @given(pairs)
     def test_the_record_is_a_function_of_the_generator_and_takes_as_many_numbers_from_it(self, pair):
         generators = [torch.Generator().manual_seed(3) for _ in range(3)]
@@ -91,7 +72,17 @@ class TestDrawPair:
             pair_of((40, 56), size, (0.8, 0.8))
 
 
+def coordinates(height, width):
+    """An image (2, H, W) whose colours are each pixel's row and column."""
+    return torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).double()
+
+
+def pixels(offset, size):
+    return {(offset[0] + row, offset[1] + column) for row in range(size[0]) for column in range(size[1])}
+
+
 class TestCropPair:
+    @settings(deadline=None)
     @given(pairs)
     def test_boxes_and_iou_are_those_of_sets_of_pixels(self, pair):
         first, second = pixels(pair.first, pair.size), pixels(pair.second, pair.size)
@@ -110,12 +101,17 @@ class TestCropPair:
         assert torch.equal(first, image[:, 1:5, 2:7])
         assert torch.equal(second, image[:, 5:9, 6:11].flip(-1))
 
+    @settings(deadline=None)
     @given(pairs)
     def test_crops_have_their_size_and_stay_in_range(self, pair):
         image = torch.rand(3, 30, 44)
         crops = pair.apply(image)
         assert all(crop.shape == (3, *pair.size) for crop in crops)
         assert all(crop.min() >= 0 and crop.max() <= 1.0001 for crop in crops)
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 class TestCorrespondingCells:
@@ -126,6 +122,7 @@ class TestCorrespondingCells:
         first, second = corresponding_cells([pair.boxes], tuple(cells.shape[-2:]), stride)
         return as_rows(cells)[first], as_rows(cells)[second]
 
+    @settings(deadline=None)
     @given(pairs)
     def test_rows_of_both_crops_show_the_same_pixels(self, pair):
         first, second = self.rows(pair, coordinates(*pair.resized))
@@ -133,6 +130,7 @@ class TestCorrespondingCells:
         assert torch.equal(first, second)
         assert len(first.unique(dim=0)) == len(first)
 
+    @settings(deadline=None)
     @given(st.tuples(st.integers(20, 60), st.integers(30, 60)), st.sampled_from([4, 8]), st.integers(0, 10**6))
     def test_rows_of_both_crops_show_the_same_cells(self, image, stride, seed):
         pair = pair_of(image, scale=(1.0, 1.7), stride=stride, seed=seed)

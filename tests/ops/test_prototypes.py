@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -12,6 +12,7 @@ from udaseg.ops.prototypes import (
     assignment_logits,
     assignment_weights,
     class_means,
+    confirmed_means,
     cumulative_update,
     momentum_update,
     prototype_distances,
@@ -44,12 +45,6 @@ def naive_means(features, logits, min_pixels, threshold):
                 vectors.append(torch.stack(counted).mean(0))
                 places.append((image, wanted))
     return vectors, places
-
-
-def means_of(vectors, present=None):
-    """Means (B, C, D) of which all are present, or as told."""
-    vectors = torch.tensor(vectors)
-    return ClassMeans(vectors, torch.ones(vectors.shape[:2], dtype=torch.bool) if present is None else present)
 
 
 class TestClassMeans:
@@ -94,7 +89,14 @@ class TestClassMeans:
             class_means(torch.zeros(features), torch.zeros(logits))
 
 
+def means_of(vectors, present=None):
+    """Means (B, C, D) of which all are present, or as told."""
+    vectors = torch.tensor(vectors)
+    return ClassMeans(vectors, torch.ones(vectors.shape[:2], dtype=torch.bool) if present is None else present)
+
+
 class TestCumulativeUpdate:
+    @settings(deadline=None)
     @given(st.integers(1, 7), st.integers(0, 3))
     def test_is_the_unweighted_mean_of_image_means(self, images, seed):
         vectors = random(images, 2, 3, seed=seed, dtype=torch.float32)
@@ -245,3 +247,73 @@ class TestAssignment:
         distances = random(2, 4, 3, 3).abs()
         nothing = torch.zeros(4, dtype=torch.bool)
         assert torch.equal(assignment_weights(distances, 1.0, nothing), assignment_weights(distances))
+
+
+def random_maps(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def label_map(*shape, classes=3, ignored=0.2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, shape, generator=generator)
+    return labels.masked_fill(torch.rand(shape, generator=generator) < ignored, 255)
+
+
+class TestConfirmedMeans:
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(1, 4), st.integers(0, 99))
+    def test_values_are_those_of_a_naive_loop(self, min_pixels, seed):
+        features, logits, labels = (
+            random_maps(2, 4, 5, 6, seed=seed),
+            random_maps(2, 3, 5, 6, seed=seed + 1),
+            label_map(2, 5, 6),
+        )
+        means = confirmed_means(features, logits, labels, min_pixels)
+        assert means.vectors.shape == (2, 3, 4) and means.present.shape == (2, 3)
+        for image, index in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
+            pixels = [
+                features[image, :, row, column]
+                for row, column in torch.cartesian_prod(torch.arange(5), torch.arange(6)).tolist()
+                if labels[image, row, column] == index == int(logits[image, :, row, column].argmax())
+            ]
+            present = len(pixels) >= min_pixels
+            assert bool(means.present[image, index]) == present
+            expected = torch.stack(pixels).mean(0) if present else torch.zeros(4)
+            torch.testing.assert_close(means.vectors[image, index], expected)
+
+    @pytest.mark.parametrize("labels", [torch.full((2, 5, 6), 255), None])
+    def test_without_labels_or_where_none_is_confirmed_nothing_is_present_and_nothing_moves(self, labels):
+        logits = random_maps(2, 3, 5, 6, seed=1)
+        labels = (logits.argmax(1) + 1) % 3 if labels is None else labels
+        means = confirmed_means(random_maps(2, 4, 5, 6), logits, labels, 1)
+        assert not means.present.any() and not means.vectors.any()
+        centroids, counts = random_maps(3, 4, seed=2), torch.ones(3)
+        moved, after = momentum_update(centroids, counts, means, 0.5, counts > 0)
+        assert torch.equal(moved, centroids) and torch.equal(after, counts)
+
+    def test_a_class_needs_its_pixels_in_one_image(self):
+        logits = torch.zeros(2, 2, 4, 5)
+        logits[:, 1] = 1
+        labels = torch.full((2, 4, 5), 255)
+        labels[0].view(-1)[:4] = 1
+        labels[1].view(-1)[:5] = 1
+        means = confirmed_means(random_maps(2, 3, 4, 5), logits, labels)
+        assert means.present.tolist() == [[False, False], [False, True]]
+
+    def test_images_move_a_centroid_one_after_the_other(self):
+        features = torch.tensor([2.0, 4.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+        means = confirmed_means(features, torch.zeros(2, 1, 2, 2), torch.zeros(2, 2, 2, dtype=torch.int64), 1)
+        moved, _ = momentum_update(torch.tensor([[1.0]]), torch.ones(1), means, 0.25)
+        assert float(moved) == pytest.approx(0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 4)
+
+    def test_needs_no_graph_and_no_half_precision(self):
+        features, logits, labels = random_maps(1, 4, 5, 6), random_maps(1, 3, 5, 6, seed=1), label_map(1, 5, 6)
+        with torch.autocast("cpu", torch.bfloat16):
+            means = confirmed_means(features.requires_grad_(), logits, labels, 1)
+        assert not means.vectors.requires_grad and means.vectors.dtype == torch.float32
+        assert torch.equal(means.vectors, confirmed_means(features, logits, labels, 1).vectors)
+
+    @pytest.mark.parametrize("shape", [(2, 5, 5), (1, 5, 6), (5, 6)])
+    def test_other_shapes_are_refused(self, shape):
+        with pytest.raises(ValueError, match="expected"):
+            confirmed_means(random_maps(2, 4, 5, 6), random_maps(2, 3, 5, 6), torch.zeros(shape, dtype=torch.int64))

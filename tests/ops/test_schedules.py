@@ -1,10 +1,11 @@
+import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udaseg.ops.schedules import ema_keep, poly, portions, round_rates, warmup
+from udaseg.ops.schedules import cosine_keep, ema_keep, poly, portions, ramp_up, round_rates, warmup
 
 
 class TestPoly:
@@ -12,6 +13,7 @@ class TestPoly:
         assert [poly(iteration, 4, 1.0) for iteration in range(6)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
         assert poly(150_000, 250_000, 0.9) == pytest.approx(0.438, abs=5e-4)  # where AdaptSegNet stops
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000), st.integers(1, 500), st.floats(0.1, 3))
     def test_falls_from_one_to_zero(self, iteration, total, power):
         assert 0 <= poly(iteration + 1, total, power) <= poly(iteration, total, power) <= 1
@@ -29,6 +31,7 @@ class TestWarmup:
     def test_no_warmup(self):
         assert warmup(0, 0) == 1
 
+    @settings(deadline=None)
     @given(st.integers(0, 1000), st.integers(0, 500))
     def test_grows_to_one(self, iteration, length):
         assert 0 < warmup(iteration, length) <= warmup(iteration + 1, length) <= 1
@@ -39,10 +42,12 @@ class TestEmaKeep:
     def test_values(self):
         assert [ema_keep(iteration, 0.9) for iteration in (0, 1, 3, 9, 100)] == [0.0, 0.5, 0.75, 0.9, 0.9]
 
+    @settings(deadline=None)
     @given(st.integers(0, 10**6), st.floats(0, 1))
     def test_grows_to_its_limit(self, iteration, most):
         assert 0 <= ema_keep(iteration, most) <= ema_keep(iteration + 1, most) <= most
 
+    @settings(deadline=None)
     @given(st.integers(1, 50))
     def test_without_limit_it_averages_all_values(self, count):
         average = 0.0
@@ -62,6 +67,7 @@ class TestPortions:
         assert portions(9, 0.2, 0.05, 0.5, "paper")[-2:] == [0.5, 0.5]
 
     @pytest.mark.parametrize("rule", ["paper", "released"])
+    @settings(deadline=None)
     @given(st.integers(0, 12), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.5, 1))
     def test_grow_step_by_step_and_never_more_than_a_step_too_far(self, rule, rounds, start, step, most):
         found = portions(rounds, start, step, most, rule)
@@ -79,3 +85,21 @@ class TestRoundRates:
         assert round_rates(3, 1e-4, 2**-0.5) == pytest.approx([1e-4, 1e-4 / 2**0.5, 5e-5], rel=1e-12)
         assert round_rates(3, 5e-5, 1.0) == [5e-5] * 3
         assert round_rates(0, 1.0, 0.5) == []
+
+
+class TestSchedules:
+    def test_the_ramp_is_that_of_the_release(self):
+        assert ramp_up(0, 2000) == pytest.approx(math.exp(-5))
+        assert ramp_up(1000, 2000) == pytest.approx(math.exp(-1.25))
+        assert [ramp_up(index, 2000) for index in (2000, 2001)] == [1.0, 1.0]
+        assert ramp_up(0, 0) == 1.0
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(0, 3000))
+    def test_the_ramp_never_falls(self, iteration):
+        assert 0 < ramp_up(iteration, 2000) <= ramp_up(iteration + 1, 2000) <= 1
+
+    def test_the_share_that_is_kept_grows_from_least_to_one(self):
+        assert cosine_keep(0, 0.995) == pytest.approx(0.995)
+        assert cosine_keep(0.5, 0.995) == pytest.approx(0.9975)
+        assert cosine_keep(1, 0.995) == 1

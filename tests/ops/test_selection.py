@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udaseg.ops.losses import IGNORE
 from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels, mined_classes, rare_classes, scaled
+from udaseg.types import IGNORE
 
 
 def probabilities(*shape, seed=0, sharpness=2.0, dim=0):

@@ -71,6 +71,7 @@ class TestLab:
     def test_known_colours(self, rgb, lab):
         assert rgb_to_lab(constant(*map(float, rgb)))[0, :, 0, 0].tolist() == pytest.approx(lab, abs=0.01)
 
+    @settings(deadline=None)
     @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
     def test_there_and_back_is_the_identity(self, colour):
         image = constant(*colour, size=(1, 1))

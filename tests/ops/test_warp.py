@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -14,7 +14,6 @@ from torch import Tensor
 from udaseg.ops.warp import RELEASED_ORDER, Warp
 
 SIZES = st.integers(1, 24)
-CONVENTIONS = ("paper", "released")
 
 
 @st.composite
@@ -77,6 +76,7 @@ def affine(*coefficients: float) -> Any:
 
 
 class TestPaper:
+    @settings(deadline=None)
     @given(warps(), SIZES, SIZES)
     def test_each_pixel_is_what_undoing_the_operations_leads_to(self, warp: Warp, height: int, width: int) -> None:
         source = places(height, width)
@@ -92,6 +92,7 @@ class TestPaper:
                 expected = int(source[0, int(y), int(x)]) if inside else 0
                 assert int(found[0, row, column]) == expected
 
+    @settings(deadline=None)
     @given(warps(), SIZES, SIZES)
     def test_a_picture_of_coordinates(self, warp: Warp, height: int, width: int) -> None:
         """Bilinear is exact on a plane, but for the last half pixel, beyond the outermost centres."""
@@ -103,6 +104,7 @@ class TestPaper:
             assert abs(float(found[1, row, column]) - min(max(y_before, 0.5), height - 0.5)) < 1e-9
         assert bool((found[:, ~valid] == 0).all())
 
+    @settings(deadline=None)
     @given(warps(), st.integers(1, 8), st.integers(1, 8), st.sampled_from([2, 4, 8]))
     def test_a_map_of_a_quarter_stays_on_its_picture(self, warp: Warp, height: int, width: int, block: int) -> None:
         """The picture has one colour in each cell of the map: where the pixels around a cell's centre have one colour
@@ -125,6 +127,7 @@ class TestPaper:
         same = certain.all(-1) & (colours == colours[..., :1]).all(-1)
         assert torch.equal(small[0][same], colours[..., 0][same])
 
+    @settings(deadline=None)
     @given(warps(), SIZES, SIZES)
     def test_nearest_and_bilinear_are_valid_alike(self, warp: Warp, height: int, width: int) -> None:
         _, by_nearest = warp.apply(places(height, width), 1, "nearest")
@@ -188,6 +191,7 @@ class TestReleased:
         assert torch.equal(right[0, :, :18], cells[0, :, 6:]) and int(right_valid.sum()) == 16 * 18
         assert torch.equal(released[0, :, :15], cells[0, :, 9:]) and int(released_valid.sum()) == 16 * 15
 
+    @settings(deadline=None)
     @given(st.lists(operations(), max_size=1), SIZES)
     def test_one_operation_on_a_square_is_the_papers(self, drawn: list[Any], size: int) -> None:
         """Where no place is on the border of two cells."""
@@ -222,6 +226,9 @@ class TestReleased:
         expected = torch.ones(8, 8, dtype=torch.bool)
         expected[1:7, 0:2] = False
         assert torch.equal(valid, expected)
+
+
+CONVENTIONS = ("paper", "released")
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

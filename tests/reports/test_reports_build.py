@@ -13,14 +13,15 @@ import yaml
 from PIL import Image
 from support.fabricate import fabricate
 
-from udaseg.reports import page
 from udaseg.reports.build import build_report
-from udaseg.reports.collect import read_report
-from udaseg.reports.figures import all_figures
-from udaseg.reports.frames import history_frame
-from udaseg.reports.pictures import scenes
-from udaseg.reports.style import method_styles
-from udaseg.reports.tables import all_tables
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.figures.contents import all_figures
+from udaseg.reports.figures.qualitative import scenes
+from udaseg.reports.figures.style import method_styles
+from udaseg.reports.page import page
+from udaseg.reports.read.history import history_frame
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.contents import all_tables
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
@@ -148,7 +149,7 @@ def test_text_from_run_folders_is_escaped(study: Path) -> None:
     study.write_text(yaml.safe_dump(content))
     report = read_report(study)
     reader = Reader()
-    reader.feed(page.render(report, all_tables(report), {}))
+    reader.feed(page.render(report, all_tables(Comparisons(report)), {}))
     assert "alert(1)" in reader.text
     assert [tag for tag, _ in reader.tags].count("script") == 1  # the page's own
 
@@ -157,8 +158,8 @@ def test_missing_runs_leave_a_report_that_names_them(study: Path) -> None:
     shutil.rmtree("results/toytown_source-toytown_target/dann")
     report = read_report(study)
     reader = Reader()
-    reader.feed(page.render(report, all_tables(report), {}))
-    assert all_figures(report)
+    reader.feed(page.render(report, all_tables(Comparisons(report)), {}))
+    assert all_figures(Comparisons(report))
     assert "3 of 12 runs have no result yet" in reader.text
     assert reader.text.count("dann, stage main, seed 1: has not been run") == 2  # under the results, under the runs
     shutil.rmtree("results")
@@ -168,7 +169,7 @@ def test_missing_runs_leave_a_report_that_names_them(study: Path) -> None:
 
 def test_curves_are_the_histories(study: Path) -> None:
     frame = history_frame(read_report(study))
-    own = frame[(frame["label"] == "dann") & (frame["seed"] == 1)]
+    own = frame[(frame["row"] == "dann") & (frame["seed"] == 1)]
     assert set(own["kind"]) == {"term", "log", "lr", "monitor", "iou"}
     assert list(own[(own["kind"] == "monitor")]["iteration"]) == [100, 200]
     assert set(own[own["kind"] == "term"]["name"]) == {"seg", "domain"}
@@ -181,7 +182,7 @@ def test_every_method_has_a_look_of_its_own(study: Path) -> None:
 
 
 def test_figures_hold_what_their_captions_say(study: Path) -> None:
-    figures = all_figures(read_report(study))
+    figures = all_figures(Comparisons(read_report(study)))
     assert list(figures) == ["miou", "classes", "confusion", "cost", "monitor", "losses", "diagnostics"]
     titles = [axes.get_title(loc="left") for axes in figures["losses"][1].axes]
     assert titles[:2] == ["Pretraining", "Source only"]

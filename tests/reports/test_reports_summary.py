@@ -10,8 +10,9 @@ import pytest
 
 from udaseg.reports import summary
 from udaseg.reports.build import build_report
-from udaseg.reports.collect import read_report
-from udaseg.reports.study import Report, Run
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Run
+from udaseg.reports.read.run_folders import read_report
 
 
 def finals(report: Report, recipe: str) -> list[Run]:
@@ -32,14 +33,14 @@ def test_metrics_are_those_of_the_run_folders(study: Path) -> None:
     gap = 100 * (means["dann"] - low) / (high - low)
     assert found["dann"]["gap_closed"] == pytest.approx(gap, abs=1e-3)
     table = pd.read_csv(io.StringIO(summary.score_table(report)))
-    assert list(table["recipe"]) == report.labels()
+    assert list(table["recipe"]) == [row.name for row in report.main]
     assert table.set_index("recipe")["score"].to_dict() == pytest.approx(means, abs=1e-4)
 
 
 def test_curves_are_means_of_the_histories(study: Path) -> None:
     report = read_report(study)
     table = pd.read_csv(io.StringIO(summary.curve_table(report)))
-    assert set(table["recipe"]) == set(report.labels())
+    assert set(table["recipe"]) == {row.name for row in report.main}
     at = {"loss seg": lambda line: line.get("terms", {}).get("seg")}
     at |= {report.headline: lambda line: 100 * line["monitor"][report.headline] if line.get("monitor") else None}
     for number, read in at.items():

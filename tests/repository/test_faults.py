@@ -49,7 +49,7 @@ for module in (
     *("offline.label", "offline.quality", "offline.translate"),
 ):
     importlib.import_module(f"udaseg.{module}")  # before the forks, not in each of them
-importlib.import_module("torch._dynamo")  # which the first optimiser of a process loads
+importlib.import_module("torch._dynamo")  # which the first optimizer of a process loads
 
 STUDY = tiny(run=["source_only", "diga_lab"])
 MEASURED = ("cost.json", "env.json")
@@ -176,7 +176,7 @@ def everything(study: Study) -> dict[str, bytes]:
 def test_a_job_survives(study: Study, kind: str, examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Drawing is what a report takes its seconds for, and writes nothing.
     monkeypatch.setattr(
-        "udaseg.reports.figures.all_figures", lambda report: {"miou": ("", None), "classes": ("", None)}
+        "udaseg.reports.build.all_figures", lambda comparisons: {"miou": ("", None), "classes": ("", None)}
     )
     monkeypatch.setattr("udaseg.reports.build.render", lambda figure, dpi=150: {"png": b"0" * 9000, "svg": b"<svg/>"})
     before = everything(study)
@@ -213,7 +213,7 @@ def signalled(job: Job, *numbers: int) -> int:
 def test_a_signal_ends_a_training_after_its_iteration(study: Study, begun: Job, number: signal.Signals) -> None:
     end = forked(lambda: signalled(begun, number), study.folder)
     assert end.status == os.EX_TEMPFAIL == 75
-    assert f"stopped by {number.name} after 3 of 4 iterations; the same command again goes on from there" in end.output
+    assert f"stopped by {number.name} after 3 of 4 iterations. Run the same command again to resume" in end.output
     end = forked(lambda: done(begun), study.folder)
     assert end.status == 0 and "iterations 3 to 4 on cpu" in end.output
     assert read_json(study.folder / begun.folder / "cost.json")["attempts"] == 2

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.engine.metrics import class_ious, confusion_matrix
 from udaseg.errors import UserError
 from udaseg.runs.counts import FILE, image_counts, read_counts, write_counts
+from udaseg.types import IGNORE
 
 
 def scored(seed, images=4, classes=5, shape=(6, 9)):

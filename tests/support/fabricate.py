@@ -269,6 +269,7 @@ def fabricate(
         ],
         "translations": [],
         "data": {"source": str(source), "target": str(target)},
+        "networks": {"small": "small", "deeplabv2": "deeplabv2, ResNet-{depth}"},
         "output": "reports/demo",
         "code": "c0de" * 4,
     }

@@ -18,7 +18,7 @@ from udaseg.engine.step import Stepper
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context
 from udaseg.nets.build import build_network
-from udaseg.nets.memory import ClassMemory
+from udaseg.nets.feature_bank import ClassBank
 from udaseg.nets.translator import Generator
 from udaseg.runs.files import read_json, write_json
 from udaseg.runs.spec import TrainSpec
@@ -97,7 +97,7 @@ def stepper(spec: TrainSpec, seed: int | None = None) -> Stepper:
     made = Stepper(spec, method(context), CPU)
     made.method.train()
     for module in made.method.modules():
-        if isinstance(module, ClassMemory):  # filled, as an untrained teacher is sure of nothing
+        if isinstance(module, ClassBank):  # filled, as an untrained teacher is sure of nothing
             module.bank.copy_(torch.randn(module.bank.shape, generator=torch.Generator().manual_seed(0)))
             module.counts.fill_(module.bank.shape[1])
     return made

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.fabricate import fabricate
 from support.faults import Fault, counted, forked
 
-from udaseg.reports.collect import read_report
+from udaseg.reports.read.run_folders import read_report
 from udaseg.tracking import store as tracking
 from udaseg.tracking.run_record import TAG, VALUE, Record, flattened
 from udaseg.tracking.store import masked, track

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from support.fabricate import SWEEPS, fabricate
 
-from udaseg.reports.collect import read_report
+from udaseg.reports.read.run_folders import read_report
 from udaseg.tracking import store as tracking
 from udaseg.tracking.run_record import Record
 from udaseg.tracking.store import PARENT, track

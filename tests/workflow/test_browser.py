@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 from support.browser import Visit, visit
 from support.fabricate import fabricate
 
-from udaseg.reports import page
-from udaseg.reports.collect import read_report
-from udaseg.reports.style import render
-from udaseg.reports.tables import all_tables
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.figures.style import render
+from udaseg.reports.page import page
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.contents import all_tables
 
 pytestmark = pytest.mark.slow
 PHONE = (390, 844)
@@ -29,7 +30,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         report = read_report(spec)
         drawn = {name: draw(name) for name in ("miou", "ablation_grid", "cost")}
         path = root / "index.html"
-        path.write_text(page.render(report, all_tables(report), drawn))
+        path.write_text(page.render(report, all_tables(Comparisons(report)), drawn))
     return path.as_uri()
 
 

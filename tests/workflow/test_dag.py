@@ -95,7 +95,9 @@ def test_snakemakes_own_report(project: Project) -> None:
     assert status == 0, output
     assert "Adding miou.svg" in output and "Adding main.csv" in output and "Adding index.html" in output
     page = (project.folder / "report.html").read_text()
-    assert all(text in page for text in ("Drawn from the finished run folders", "Scores, their", "The study's page"))
+    assert all(
+        text in page for text in ("Drawn from the study's finished run folders", "Scores, their", "The study's page")
+    )
 
 
 def test_an_archive_is_fetched_before_it_is_prepared(changed: Project) -> None:

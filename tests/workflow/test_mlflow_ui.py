@@ -18,11 +18,12 @@ import pytest
 from support.browser import Visit, visit
 from support.fabricate import SWEEPS, fabricate
 
-from udaseg.reports.ablation_figures import ablation_figures
-from udaseg.reports.ablations import ablation_tables
-from udaseg.reports.collect import read_report
-from udaseg.reports.style import render
-from udaseg.reports.writers import to_markdown
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.figures.style import render
+from udaseg.reports.figures.sweeps import ablation_figures
+from udaseg.reports.read.run_folders import read_report
+from udaseg.reports.tables.sweeps import ablation_tables
+from udaseg.reports.tables.writers import to_markdown
 from udaseg.runs.files import write_bytes, write_text
 
 pytestmark = pytest.mark.slow
@@ -74,9 +75,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     os.chdir(root)
     try:
         report = read_report(spec)
-        for table in ablation_tables(report):
+        for table in ablation_tables(Comparisons(report)):
             write_text(report.output / "tables" / f"{table.name}.md", to_markdown(table))
-        for name, (_, figure) in ablation_figures(report).items():
+        for name, (_, figure) in ablation_figures(Comparisons(report)).items():
             for kind, content in render(figure).items():
                 write_bytes(report.output / "figures" / f"{name}.{kind}", content)
         code = (

@@ -64,7 +64,7 @@ def python(folder: Path, *arguments: str) -> str:
 def test_a_new_method_changes_no_other_runs_address(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "src" / "udaseg", ignore=shutil.ignore_patterns("__pycache__"))
     code = (
-        "from udaseg.methods import METHODS; from udaseg.jobs.fingerprint import fingerprint;"
+        "from udaseg.jobs.fingerprint import fingerprint; from udaseg.methods import METHODS;"
         "print(*(fingerprint('engine.train', METHODS.module(name)) for name in METHODS), sep='\\n')"
     )
     before = python(tmp_path, "-c", code)

@@ -1,5 +1,5 @@
 rule download:
-    # The folder appears by rename, when every file in it is verified. Compute nodes often have no network.
+    # The folder is renamed into place once every file is verified. Local, because compute nodes often have no network.
     localrule: True
     output:
         directory("{folder}"),
@@ -16,7 +16,7 @@ rule download:
 
 
 rule prepare:
-    # A set is addressed by its declared spec, so that the plan is known before anything is downloaded.
+    # A set is addressed by its declared spec, so the plan is known before anything is downloaded.
     input:
         parents,
     output:

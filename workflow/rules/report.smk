@@ -1,6 +1,6 @@
 rule report:
-    # The report has fixed names, so its existence does not mean that it is up to date: the marker's name has the plan's
-    # hash. Which figures there are depends on what the study scores, so their folder is declared.
+    # The report's files have fixed names and may be out of date, so the marker's name has the plan's hash. The set of
+    # figures depends on what the study scores, so their folder is declared.
     input:
         ancient(markers(PLAN.report.parents)),
     output:
@@ -31,8 +31,8 @@ rule report:
 
 
 rule track:
-    # After the report, because it also sends tables and figures of the sweeps. Nothing depends on it: if the store is
-    # down, this leaves a note, and the next call tries again.
+    # Runs after the report, because it also sends the sweeps' tables and figures. Nothing depends on it: if the store
+    # is down, it leaves a note, and the next call tries again.
     input:
         ancient(PLAN.report.marker),
     output:

@@ -1,4 +1,4 @@
-# The kinds of jobs below results/ differ in their folders and in what they take.
+# The kinds of jobs below results/ differ in their folders and in their resources.
 
 
 rule train:
@@ -33,13 +33,13 @@ use rule train as evaluate with:
         folder=KINDS["evaluate"].regex,
 
 
-# Pictures for people; only the report reads them.
+# Writes pictures; only the report reads them.
 use rule train as translate with:
     wildcard_constraints:
         folder=KINDS["translate"].regex,
 
 
-# Beside the labels that it judges; only the report reads it.
+# Scores pseudo-labels and writes beside them; only the report reads it.
 use rule train as quality with:
     wildcard_constraints:
         folder=KINDS["quality"].regex,

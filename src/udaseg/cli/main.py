@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     _predict(add("predict", job_commands.predict, "Write label maps and overlays for your own images.", example))
     text = "Copy a study's records and report to where git keeps them."
     _study(add("keep", study_commands.keep, text, "--study toytown"), KEEP)
-    knobs = add("knobs", study_commands.knobs, "Print every knob and loss weight of methods with its default.", "dacs")
+    text = "Print every knob and loss weight of methods with its default."
+    knobs = add("knobs", study_commands.knobs, text, "dacs")
     knobs.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
     knobs.add_argument("--write", action="store_true", help="write those of all methods to workflow/methods.yaml")
     _verify(add("verify", study_commands.verify, "Compare a rerun with a recorded result.", "--study toytown"))

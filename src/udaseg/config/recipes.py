@@ -38,7 +38,7 @@ class Rounds(Model):
     source: Growing
     """`train.source.portion` of each round."""
     growth: Fidelity
-    """Growth of the shares from round to round. Released: CBST.
+    """Growth of the shares from round to round, up to `most` (CBST).
 
     paper: shares grow up to the largest
     released: a step is added while they are below it

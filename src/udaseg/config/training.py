@@ -11,14 +11,14 @@ from udaseg.validation import Model
 class Network(Model):
     """A segmentation network."""
 
-    name: Literal["small", "deeplabv2"]
-    """small: a network for studies on CPUs. deeplabv2: DeepLabv2 on torchvision's ResNet."""
+    name: Name
+    """A network of `udaseg.nets.NETWORKS`."""
     depth: Literal[50, 101]
     """Layers of the ResNet under deeplabv2; the small network ignores it."""
     head: Literal["aspp", "squeeze_excite"]
     """aspp: DeepLabv2's classifier. squeeze_excite: ProDA's, CPSL's and DiGA's, with an embedding before the logits."""
     aspp: Fidelity
-    """Branches of an aspp head. Released: AdaptSegNet.
+    """Branches of an aspp head. AdaptSegNet's code returns too early and leaves out two of them.
 
     paper: four dilated branches in the head
     released: two: a return stands inside the loop
@@ -97,7 +97,7 @@ class LabelledTarget(Model):
     finish: Annotated[int, Field(ge=0)]
     """Batches at the end of the run that hold target images only (released: 100 of 150 000)."""
     order: Fidelity
-    """Order of the batches of labelled target images and of source images.
+    """Batches of labelled target images before the last `finish` ones; the other batches are of the source.
 
     paper: every other batch is of the labelled target
     released: all are, but the odd ones among the last few

@@ -1,4 +1,4 @@
-"""Applying a finished run to a user's own images: label maps, overlays and scores at the images' native size."""
+"""Predicting a user's own images with a finished run: label maps, overlays and scores at the images' native size."""
 
 import difflib
 import io
@@ -30,23 +30,23 @@ LARGEST_ID = 65535  # of a 16-bit label map
 def predict_files(
     run: Path, images: Sequence[Path], output: Path, weights: Literal["last", "best"], scores: bool, ids: Path | None
 ) -> None:
-    """Write `<stem>.png` (label map) and `<stem>_overlay.png`, and with `scores` `<stem>_scores.npy`, for each image.
+    """Write `<stem>.png` (label map), `<stem>_overlay.png` and, with `scores`, `<stem>_scores.npy` for each image.
 
-    Images are resized as the run's target images were, and predicted whole, in one pass. The run's folder is all that
-    is needed: the prepared sets need not be there any more.
+    Images are resized like the run's target images and predicted whole, in one pass. Only the run's folder is needed:
+    the prepared sets may be gone.
 
     Args:
         run: folder of a finished run.
         images: files of any size.
-        output: folder that is made where it is missing. Files there are replaced, whole or not at all.
-        weights: the final ones, or those with the best score on the monitored split.
+        output: folder, created if missing. Files in it are replaced atomically.
+        weights: network weights of the last iteration, or those with the best score on the monitored split.
         scores: also write class probabilities (C, H, W) float16.
         ids: YAML file `class name: id` for the label maps, 0 to 65535 (8 bits where that is enough); None: train ids.
 
     Raises:
         UserError: the run is not finished or has no best weights, the ids do not fit its classes, or two outputs would
-            have one name; nothing is written then. Or images that cannot be read: all of them are named, and the
-            others are done.
+            have one name; then nothing is written. Or some images cannot be read: these are named, all others are
+            predicted.
     """
     require_whole(run)
     spec = read_spec(TrainSpec, run / "spec.yaml")
@@ -74,12 +74,14 @@ def predict_files(
         write_bytes(output / f"{path.stem}.png", _png(table[labels]))
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
-        raise UserError(f"{len(problems)} of {len(images)} images could not be done, the others are:\n{listing}")
+        raise UserError(
+            f"{len(problems)} of {len(images)} images could not be read; all others are predicted:\n{listing}"
+        )
 
 
 def _probabilities(net: SegmentationNet, image: np.ndarray, size: tuple[int, int], device: torch.device) -> np.ndarray:
     """Class probabilities (C, H, W) float32 of an image (H, W, 3) uint8 that the network sees at `size`."""
-    # As `data.prepare` does it: what is predicted for an evaluated image is what its score was computed from.
+    # Resized as in `data.sets.build`: an evaluated image gets the prediction that its score was computed from.
     seen = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
     native = (image.shape[0], image.shape[1])
     return predict_scores(net, to_tensor(seen).to(device), native, PLAIN).softmax(1)[0].cpu().numpy()
@@ -97,7 +99,7 @@ def _id_table(path: Path | None, classes: list[str]) -> np.ndarray:
         if name not in classes:
             near = difflib.get_close_matches(str(name), classes, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"its classes: {', '.join(classes)}"
-            problems.append(f"'{name}' is no class of this run; {hint}")
+            problems.append(f"'{name}' is not a class of this run; {hint}")
         elif type(value) is not int or not 0 <= value <= LARGEST_ID:
             problems.append(f"'{name}' has the id {value!r}, expected a whole number from 0 to {LARGEST_ID}")
     missing = [name for name in classes if name not in given]
@@ -110,7 +112,7 @@ def _id_table(path: Path | None, classes: list[str]) -> np.ndarray:
 
 
 def _require_distinct(images: Sequence[Path], output: Path) -> None:
-    """UserError where two outputs would have one name, or an output would replace an image that is read."""
+    """UserError if two outputs would have one name, or an output would replace an input image."""
     sources = {path.resolve() for path in images}
     owner: dict[str, Path] = {}
     problems = []
@@ -121,14 +123,14 @@ def _require_distinct(images: Sequence[Path], output: Path) -> None:
                 break
             owner[name] = path
             if (output / name).resolve() in sources:
-                problems.append(f"{output / name} would replace an image that is read; choose another --output")
+                problems.append(f"{output / name} would replace an input image; choose another --output")
                 break
     if problems:
         raise UserError("\n".join(problems))
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint8, or (H, W) uint8 or uint16, as a PNG of as many bits."""
+    """Pixels (H, W, 3) uint8, or (H, W) uint8 or uint16, as a PNG of the same bit depth."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()

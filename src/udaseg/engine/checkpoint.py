@@ -1,4 +1,4 @@
-"""Mid-run checkpoints: atomic, checksummed, whole, and free of pickle; the one before is kept as a reserve."""
+"""Mid-run checkpoints: complete, atomic, with a checksum, without pickle. The previous one is kept as a fallback."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from udaseg.errors import UserError
 from udaseg.runs.files import sha256, write_bytes
 
-# The name tells the number of finished iterations and the beginning of the file's checksum.
+# The name holds the number of finished iterations and the beginning of the file's checksum.
 NAME = re.compile(r"resume-(\d{8})-([0-9a-f]{16})\.safetensors")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as one safetensors file, atomically; equal tensors give equal bytes."""
+    """Write tensors as one safetensors file, atomically. Equal tensors give equal bytes."""
     write_bytes(path, _content(tensors))
 
 
@@ -33,11 +33,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error}); delete it to have it made again") from None
+        raise UserError(
+            f"{path}: cannot be read as safetensors ({error}); delete it, so that it is made again"
+        ) from None
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors; rates are not in it, being functions of the iteration."""
+    """The optimizer's state as named tensors, without learning rates, which are functions of the iteration."""
     return {
         f"optim/{name}/{index}/{key}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
         for index, state in optimizer.state_dict()["state"].items()
@@ -47,7 +49,7 @@ def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 
 def restore_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Restore the state that `optimizer_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for path, value in tensors.items():
         kind, owner, index, key = (path.split("/") + [""] * 3)[:4]
@@ -63,7 +65,7 @@ def save_resume(
     optimizers: dict[str, torch.optim.Optimizer],
     extra: dict[str, Any],
 ) -> None:
-    """Write the whole state after `iteration` finished iterations, then drop all others but the one before it."""
+    """Write the complete state after `iteration` finished iterations; of older checkpoints keep only the newest."""
     tensors = {f"method/{name}": tensor for name, tensor in method.state_dict().items()}
     for name, optimizer in optimizers.items():
         tensors |= optimizer_tensors(name, optimizer)
@@ -79,7 +81,7 @@ def save_resume(
 
 
 def _checkpoints(folder: Path) -> list[tuple[Path, int, str]]:
-    """File, number of finished iterations and beginning of the checksum of each checkpoint, newest first."""
+    """Path, number of finished iterations and beginning of the checksum of each checkpoint, newest first."""
     names = sorted((path.name for path in folder.glob("resume-*")), reverse=True)
     matches = [match for name in names if (match := NAME.fullmatch(name))]
     return [(folder / match[0], int(match[1]), match[2]) for match in matches]
@@ -88,11 +90,14 @@ def _checkpoints(folder: Path) -> list[tuple[Path, int, str]]:
 def load_resume(
     folder: Path, method: nn.Module, optimizers: dict[str, torch.optim.Optimizer]
 ) -> tuple[int, dict[str, Any]]:
-    """Load the newest sound checkpoint. Returns the number of finished iterations and `extra`; (0, {}) without one."""
+    """Load the newest undamaged checkpoint.
+
+    Returns:
+        The number of finished iterations and `extra`; (0, {}) if there is no checkpoint."""
     found = _checkpoints(folder)
     for path, iteration, checksum in found:
         if not sha256(path).startswith(checksum):
-            print(f"{path}: damaged (checksum differs); falling back to the one before", file=sys.stderr)
+            print(f"{path}: damaged (checksum differs); trying the previous checkpoint", file=sys.stderr)
             continue
         tensors = load_tensors(path)
         method.load_state_dict(
@@ -102,5 +107,5 @@ def load_resume(
             restore_optimizer(name, optimizer, tensors)
         return iteration, json.loads(tensors["extra"].numpy().tobytes())
     if found:
-        print(f"{folder}: no sound checkpoint is left; training starts at iteration 0", file=sys.stderr)
+        print(f"{folder}: no undamaged checkpoint is left; training starts at iteration 0", file=sys.stderr)
     return 0, {}

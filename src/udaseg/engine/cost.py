@@ -1,4 +1,4 @@
-"""Seconds, memory and attempts of a run, over its interruptions. Apart from all that is compared."""
+"""Seconds, peak RAM or GPU memory and attempts of a run, across interruptions. Kept apart from what is compared."""
 
 import resource
 import time
@@ -11,11 +11,11 @@ from udaseg.runs.files import read_json, write_json
 
 
 class Cost:
-    """Counts from here on, and adds what the attempts before spent up to the checkpoint that is gone on from.
+    """Measures from its construction on, and adds what earlier attempts spent up to the checkpoint in use.
 
     Args:
-        path: where the sum is kept between attempts.
-        first: number of iterations that are done already.
+        path: file that holds the sum between attempts.
+        first: number of iterations that are already finished.
     """
 
     def __init__(self, path: Path, first: int) -> None:
@@ -25,11 +25,11 @@ class Cost:
         write_json(path, {"seconds": self.seconds, "attempts": self.attempts})
 
     def note(self) -> None:
-        """Keep the sum up to now. Called with each checkpoint."""
+        """Store the sum so far. Called with each checkpoint."""
         write_json(self.path, {"seconds": self._total(), "attempts": self.attempts})
 
     def summary(self, iterations: int, device: torch.device) -> dict[str, Any]:
-        """Content of cost.json of a run of so many iterations."""
+        """Content of cost.json for a run of `iterations` on `device`."""
         cuda, total = device.type == "cuda", self._total()
         peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else _resident_mib()
         return {
@@ -47,4 +47,4 @@ class Cost:
 
 
 def _resident_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # given in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # in KiB on Linux

@@ -19,9 +19,13 @@ from udaseg.runs.spec import EvaluateSpec
 
 
 def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:
-    """Score the last and the best weights of a run; write scores, images' counts and the first predictions to `build`.
+    """Score the last and the best weights of a run.
 
-    A class set's score of aggregated predictions is named `<set>_aggregated`: it is not comparable with a plain one.
+    Writes scores, the counts of each image and pictures of the first predictions into `build`. A class set's score from
+    aggregated predictions is named `<set>_aggregated`, because it is not comparable with a plain one.
+
+    Raises:
+        UserError: the run is not finished, or saw other data than the set now holds.
     """
     make_exact(spec)
     run, prepared = Path(spec.run), PreparedSet(Path(spec.set))
@@ -31,10 +35,10 @@ def evaluate(spec: EvaluateSpec, build: Path, device: torch.device) -> None:
     share = spec.protocol.aggregate
     suffix = "" if share is None else "_aggregated"
     class_sets = {f"{name}{suffix}": members for name, members in spec.class_sets.items()}
-    counts: list[np.ndarray] = []  # of each image, by the last weights
+    counts: list[np.ndarray] = []  # of each image, with the last weights
     scored: dict[str, Any] = {}
     for which, file in (("last", "model.safetensors"), ("best", "best.safetensors")):
-        if not (run / file).is_file():  # a run without a monitored split has no best
+        if not (run / file).is_file():  # a run without a monitored split has no best weights weights
             continue
         loaded = load_predictor(spec.network, len(spec.classes), run / file, device)
         net = loaded if share is None else Aggregated(loaded, share)

@@ -1,17 +1,20 @@
-"""Scores from one integer confusion matrix summed over a whole data set. NumPy only: the report uses it too."""
+"""Scores from one integer confusion matrix over a whole data set. NumPy only, because reports use it, too."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from udaseg.data.datasets.classes import IGNORE
+from udaseg.types import IGNORE
 
 
 def confusion_matrix(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-    """Counts (classes, classes) int64, rows are the truth, columns the prediction.
+    """Pixel counts (classes, classes) int64: rows are the ground truth, columns the prediction.
 
-    `prediction` and `label` are integer arrays of the same shape; pixels whose label is 255 are left out.
+    Args:
+        prediction: integers of any shape, below `classes`.
+        label: integers of the same shape; pixels whose label is 255 do not count.
+        classes: number of classes.
     """
     valid = label != IGNORE
     cells = label[valid].astype(np.int64) * classes + prediction[valid].astype(np.int64)
@@ -26,10 +29,10 @@ def class_ious(confusion: np.ndarray) -> np.ndarray:
 
 
 def scores(confusion: np.ndarray, classes: Sequence[str], class_sets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Per-class IoU, the mean of each class set, pixel accuracy; fractions, None where not defined.
+    """IoU of each class, mean IoU of each class set, and pixel accuracy, as fractions; None where undefined.
 
-    A set's score is the mean over its defined classes of the IoU from the full matrix: predictions of classes outside
-    the set count as errors, as they would in use.
+    A set's score is the mean IoU of its defined classes, from the full matrix: predictions of classes outside the set
+    count as errors, as they would in use.
     """
     ious = dict(zip(classes, class_ious(confusion).tolist(), strict=True))
     defined = {name: value for name, value in ious.items() if not np.isnan(value)}

@@ -1,4 +1,4 @@
-"""Optimisers by the run's settings, and the SGD that the field's released code runs without meaning to."""
+"""Optimizers by the run's settings, and the SGD that the field's released code runs unintentionally."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 class RepeatedSGD(torch.optim.Optimizer):
     """SGD with momentum that applies each group's update `repeats` times a step, on one momentum buffer.
 
-    AdaptSegNet, CRST and ProDA list each backbone weight several times in its group. The SGD of their day looped over
-    the list, so it moved such a weight several times a step, by one gradient and one buffer: about `repeats` times
-    the nominal learning rate. (Today's gives the copies separate buffers on the first step.) With one repeat this
-    is torch.optim.SGD, bit by bit.
+    AdaptSegNet, CRST and ProDA list each backbone weight several times in its group. The SGD of that time looped over
+    the list, so it moved such a weight several times a step, with one gradient and one buffer: about `repeats` times
+    the nominal learning rate. (Today's SGD gives the copies separate buffers in the first step.) With one repeat this
+    is bitwise torch.optim.SGD.
 
     Args:
         groups: parameters, or groups of them with their own settings, "repeats" among these.
         lr: learning rate.
         momentum: share of the buffer that is kept.
-        weight_decay: times the weight, added to the gradient.
-        repeats: updates a step.
+        weight_decay: this times the weight is added to the gradient.
+        repeats: updates in each step.
     """
 
     def __init__(
@@ -43,7 +43,10 @@ class RepeatedSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update all parameters that have a gradient. There is no closure to call."""
+        """Update all parameters that have a gradient.
+
+        Raises:
+            ValueError: a closure is given."""
         if closure is not None:
             raise ValueError("RepeatedSGD evaluates no closure")
         for group in self.param_groups:
@@ -64,32 +67,32 @@ class RepeatedSGD(torch.optim.Optimizer):
         parameter.add_(direction, alpha=-group["lr"])
 
 
-class Optimisers:
-    """Makes the optimisers that methods ask for (`methods.base.OptimizerFactory`), by the run's `optim` settings.
+class Optimizers:
+    """Makes the optimizers that methods ask for (`methods.base.OptimizerFactory`), by the run's `optim` settings.
 
-    Adam's are the fused ones: fast, and their square root is the rounded one, where that of MKL, which the others take,
-    is a bit off for one number in five, and for others on other makers' CPUs.
+    Adam and AdamW are the fused ones. They are fast, and their square root is correctly rounded; MKL's, which the
+    others use, has a wrong last bit for one number in five, and for other numbers on other makers' CPUs.
     """
 
     def __init__(self, settings: "Optim") -> None:
         self.settings = settings
 
     def network(self, net: SegmentationNet) -> torch.optim.Optimizer:
-        """Optimiser of a segmentation network: backbone at the base rate, heads at `head_lr_factor` times it.
+        """Optimizer of a segmentation network: backbone at the base rate, heads at `head_lr_factor` times it.
 
         Raises:
-            UserError: repeated updates are asked for from another optimiser than SGD.
+            UserError: repeated updates are requested with another optimizer than SGD.
         """
         settings = self.settings
         released = settings.backbone_lr_multiplicity == 3
         if released and settings.name != "sgd":
             raise UserError(
-                f"optim.backbone_lr_multiplicity: 3 repeats updates of sgd, but optim.name is '{settings.name}'; use 1"
+                f"optim.backbone_lr_multiplicity: 3 works with sgd only, but optim.name is '{settings.name}'; use 1"
             )
         return self._made([*backbone_groups(net, released), self._as_head(parameter_groups(net)["head"])])
 
     def module(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Optimiser of what a method has beside its network (projections, selectors): at the rate of the heads."""
+        """Optimizer of what a method has beside its network (projections, selectors): at the rate of the heads."""
         return self._made([self._as_head(list(module.parameters()))])
 
     def adam(self, module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.Optimizer:
@@ -108,7 +111,7 @@ class Optimisers:
 
 
 def _kept_in_layout(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """What is loaded into a fused optimiser gets its parameters' layout in memory, which it takes for granted."""
+    """State loaded into a fused optimizer gets the strides of its parameters, which the optimizer relies on."""
 
     def lay_out(loaded: torch.optim.Optimizer) -> None:
         for parameter, state in loaded.state.items():
@@ -121,7 +124,7 @@ def _kept_in_layout(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def backbone_groups(net: SegmentationNet, released: bool) -> list[dict[str, Any]]:
-    """The backbone's parameters as groups: one, or (`released`) one for each number of times they are updated."""
+    """The backbone's parameters as groups: one, or with `released` one for each number of repeats."""
     if not released:
         return [{"params": parameter_groups(net)["backbone"]}]
     listings = released_listings(net)
@@ -133,14 +136,14 @@ def backbone_groups(net: SegmentationNet, released: bool) -> list[dict[str, Any]
 
 
 def rate_factor(settings: "Optim", iteration: int, iterations: int) -> float:
-    """Factor on all learning rates at `iteration` (from 0) of a run of `iterations`."""
+    """Factor of all learning rates at `iteration` (from 0) of a run of `iterations`."""
     length = settings.schedule_iterations or iterations
     decay = poly(iteration, length, settings.power) if settings.schedule == "poly" else 1.0
     return decay * warmup(iteration, settings.warmup_iterations)
 
 
-def scale_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to `factor` times the one it was made with."""
-    for group in optimiser.param_groups:
+def scale_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to `factor` times its initial one."""
+    for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
         group["lr"] = group["initial_lr"] * factor

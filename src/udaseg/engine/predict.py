@@ -1,4 +1,4 @@
-"""From images to class probabilities and labels, by a stated protocol."""
+"""From images to class probabilities and labels, following an evaluation protocol."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +13,16 @@ from udaseg.config.training import Network
 from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import load_tensors
 from udaseg.errors import UserError
-from udaseg.machine.memory import memory_named
+from udaseg.machine.out_of_memory import explain_out_of_memory
 from udaseg.nets.base import SegmentationNet
 from udaseg.nets.build import build_network
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 
 PLAIN = Protocol(window=None, flip=False, scales=[1.0], fusion="mean", aggregate=None)
 
 
 def load_predictor(network: Network, classes: int, path: Path, device: torch.device) -> SegmentationNet:
-    """The network whose weights lie in `path`, in evaluation mode; UserError when they are another network's."""
+    """The network with the weights in `path`, in evaluation mode; UserError if they belong to another network."""
     tensors = load_tensors(path)
     levels = 2 if any(name.startswith("aux_head.") for name in tensors) else 1
     net = build_network(network, classes, levels, seed=0)
@@ -39,15 +39,15 @@ def load_predictor(network: Network, classes: int, path: Path, device: torch.dev
 def predict_scores(net: nn.Module, image: Tensor, size: tuple[int, int], protocol: Protocol) -> Tensor:
     """Scores (B, C, *size) of an image (B, 3, H, W) at the network's input size.
 
-    Logits are resized to `size` before anything else; with one pass they are the scores themselves, with several
-    (scales, flip) the scores are the mean of the passes' probabilities, or the highest logits where `fusion` is "max".
+    Logits are resized to `size` first. With one pass they are the scores; with several (scales, flip), the scores are
+    the mean of the passes' probabilities, or the highest logits if `fusion` is "max".
 
     Raises:
-        UserError: memory does not suffice; names what of the protocol to lower.
+        UserError: out of memory; the message says what to lower in the protocol.
     """
     height, width = image.shape[-2:]
     window = "no window" if protocol.window is None else "windows of {} x {}".format(*protocol.window.size)
-    with memory_named(
+    with explain_out_of_memory(
         f"on {image.device}, predicting an image of {height} x {width} at the scales {protocol.scales} with {window}",
         "Set or lower the protocol's window.size (evaluate.protocol or labels.protocol), or lower its scales",
     ):
@@ -74,7 +74,7 @@ def _fused(net: nn.Module, image: Tensor, size: tuple[int, int], protocol: Proto
 
 
 def _logits(net: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
-    """Logits of the whole image, or the mean of the logits of overlapping windows at the image's size."""
+    """Logits of the whole image, or the mean logits of overlapping windows at the image's size."""
     height, width = image.shape[-2:]
     if protocol.window is None or (height <= protocol.window.size[0] and width <= protocol.window.size[1]):
         logits: Tensor = net(image).logits
@@ -93,7 +93,7 @@ def _logits(net: nn.Module, image: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Starts of windows that cover `length`; the last one ends with it."""
+    """Start positions of windows that cover `length`; the last window ends with it."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
@@ -103,7 +103,7 @@ def predictions(
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Name, predicted label and true label, both (H, W) uint8 at native size, of each image of a split.
 
-    The network's mode is as before when the generator ends.
+    The network's mode is restored when the generator ends.
     """
     training = net.training
     net.eval()
@@ -118,5 +118,5 @@ def predictions(
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """A picture (H, W, 3) uint8 as (1, 3, H, W) float32 in [0, 1]."""
+    """An image (H, W, 3) uint8 as (1, 3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255

@@ -1,4 +1,4 @@
-"""One optimisation step: what a method yields is checked, weighted and propagated back, then the optimisers step."""
+"""One training step: the terms that a method yields are checked, weighted and propagated back; then optimizers step."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from udaseg.data.batches.streams import Batch
-from udaseg.engine.optimizers import Optimisers, rate_factor, scale_rates
+from udaseg.engine.optimizers import Optimizers, rate_factor, scale_rates
 from udaseg.errors import UserError
-from udaseg.machine.memory import memory_named
+from udaseg.machine.out_of_memory import explain_out_of_memory
 from udaseg.methods.base import Method, Step
 from udaseg.runs.spec import TrainSpec
 from udaseg.seeding import seed_for
@@ -20,12 +20,12 @@ Numbers = dict[str, float]
 
 
 class Stepper:
-    """Steps a method, whose optimisers it makes. It keeps no state: a step is a function of its index and batches."""
+    """Builds a method's optimizers and steps them. A step depends on nothing but its index and its batches."""
 
     def __init__(self, spec: TrainSpec, method: Method, device: torch.device) -> None:
         self.spec, self.method, self.device = spec, method, device
         self.weights = method.SPEC.active(spec.weights)
-        self.optimizers = method.optimizers(Optimisers(spec.optim))
+        self.optimizers = method.optimizers(Optimizers(spec.optim))
 
     def __call__(self, index: int, batches: Sequence[Batch]) -> tuple[Numbers, Numbers]:
         """Step number `index` (from 0), on the mean gradient of `batches`.
@@ -33,8 +33,8 @@ class Stepper:
         Returns the unweighted terms and the method's diagnostics, each the mean over the batches.
 
         Raises:
-            UserError: a term is not finite or was not declared, or memory did not suffice; names it and the iteration.
-                Nothing is updated then, unless it is the update that needs the memory. Or a diagnostic is not finite.
+            UserError: a term is not finite or not declared, or memory runs out; the message names it and the iteration.
+                Nothing is updated then, unless memory runs out in the update itself. Or a diagnostic is not finite.
         """
         # torchvision's transforms and dropout draw from the global generator.
         torch.manual_seed(seed_for(self.spec.seed, "step.global", index))
@@ -46,22 +46,22 @@ class Stepper:
             scale_rates(optimizer, factor)
         terms: Numbers = {}
         carries = [self._backward(batch, step, 1 / len(batches), terms) for batch in batches]
-        with self._memory_named("updating the networks", index, batches[0]):
+        with self._explained("updating the networks", index, batches[0]):
             for optimizer in self.optimizers.values():
                 self._update(optimizer)
             self.method.after_step(carries, step)
         return terms, self._diagnostics(step)
 
     def _backward(self, batch: Batch, step: Step, share: float, sums: Numbers) -> Any:
-        """Run the method's generator: one backward for each group of terms it yields. Returns what it returns."""
-        with self._memory_named("taking in the images", step.index, batch):
+        """Run the method's generator, with one backward pass for each group of terms; return what it returns."""
+        with self._explained("taking in the images", step.index, batch):
             batch = batch.to(self.device)
         losses = self.method.losses(batch, step)
         before = "at the start of the step"
         while True:
             try:
                 with (
-                    self._memory_named(f"computing the terms {before}", step.index, batch),
+                    self._explained(f"computing the terms {before}", step.index, batch),
                     torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"),
                 ):
                     terms = next(losses)
@@ -70,30 +70,31 @@ class Stepper:
             total = self._weighted_sum(terms, step.index, share, sums)
             names = ", ".join(terms)
             if total is not None and total.requires_grad:
-                with self._memory_named(f"propagating back {names}", step.index, batch):
+                with self._explained(f"propagating back {names}", step.index, batch):
                     total.backward()
             before = f"after {names}"
-            del terms, total  # else this group's graph would live on while the next one is built
+            del terms, total  # otherwise this group's graph would exist until the next one is built
 
-    def _memory_named(self, doing: str, index: int, batch: Batch) -> AbstractContextManager[None]:
+    def _explained(self, doing: str, index: int, batch: Batch) -> AbstractContextManager[None]:
         shapes = {"source": batch.source.image.shape, "target": batch.target.image.shape}
         crops = ", ".join(
             f"{name} {shape[0]} crops of {shape[2]} x {shape[3]}" for name, shape in shapes.items() if len(shape) == 4
         )
-        return memory_named(
+        return explain_out_of_memory(
             f"at iteration {index} on {self.device} of {self.spec.method}, {doing}: {crops}, "
             f"{self.spec.train.precision}",
-            "The last checkpoint is kept: where others took the memory, start the same command again. Otherwise lower "
-            "train.source.batch and train.target.batch (and raise train.accumulate as much), train.source.crop and "
-            "train.target.crop, or set train.precision: bf16",
+            "The last checkpoint is kept. If other processes used the memory, run the same command again. Otherwise "
+            "lower train.source.batch and train.target.batch (and raise train.accumulate as much), train.source.crop "
+            "and train.target.crop, or set train.precision: bf16",
         )
 
     def _weighted_sum(self, terms: dict[str, Tensor], index: int, share: float, sums: Numbers) -> Tensor | None:
-        """`share` times the weighted sum of a group of terms, whose values are checked and added to `sums`."""
+        """`share` times the weighted sum of a group of terms; checks their values and adds them to `sums`."""
         if undeclared := sorted(set(terms) - set(self.weights)):
             raise UserError(
-                f"iteration {index}: {self.spec.method} yields the terms {undeclared}, active are only "
-                f"{sorted(self.weights)}; declare them in its SPEC, and yield a term only where step.active says so"
+                f"iteration {index}: {self.spec.method} yields the terms {undeclared}, but only "
+                f"{sorted(self.weights)} are active; declare them in its SPEC, and yield a term only where step.active "
+                "says so"
             )
         total = None
         for name, value in terms.items():
@@ -109,7 +110,7 @@ class Stepper:
         return total
 
     def _diagnostics(self, step: Step) -> Numbers:
-        """The mean of each diagnostic, none of which may be undefined: the history is JSON, which has no NaN."""
+        """The mean of each diagnostic; all must be finite, because the history is JSON, which has no NaN."""
         means = {name: sum(map(float, values)) / len(values) for name, values in step.logs.items()}
         for name, number in means.items():
             if not math.isfinite(number):
@@ -120,7 +121,7 @@ class Stepper:
         return means
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip (each optimiser's gradients by their own norm) and step, if any parameter got a gradient."""
+        """Clip the optimizer's gradients by their norm and step, if any parameter has a gradient."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if parameters:
             if self.spec.optim.clip_gradient:

@@ -1,4 +1,4 @@
-"""The one training loop, for all methods: what a run starts from, its history, its checkpoints and its result."""
+"""The training loop of all methods: initial weights, history, checkpoints and the result of a run."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -21,25 +21,26 @@ from udaseg.engine.sets import fingerprints, open_labels, open_sets, require_fin
 from udaseg.engine.step import Stepper
 from udaseg.errors import Interrupted, UserError
 from udaseg.machine.environment import make_exact
-from udaseg.machine.memory import memory_named
+from udaseg.machine.out_of_memory import explain_out_of_memory
 from udaseg.machine.signals import Interrupts
 from udaseg.methods.base import Context, Method
-from udaseg.nets.weights import file_weights, imagenet_weights
+from udaseg.nets import NETWORKS
+from udaseg.nets.weights import file_weights
 from udaseg.runs.files import append_line, sha256, write_json, write_text
 from udaseg.runs.spec import TrainSpec
 
 
 class Training:
-    """One run: a method, its streams and optimisers, and the loop over iterations.
+    """One run: a method, its streams and optimizers, and the loop over iterations.
 
     Args:
         spec: the resolved configuration of the run.
         method: the method's class.
-        state: folder of the run's checkpoints and of its growing result; what lies there is gone on from.
+        state: folder of the run's checkpoints and of its unfinished result; training resumes from what is there.
         device: where to train.
 
     Raises:
-        UserError: a weight, a prepared set or the initial weights do not fit the run.
+        UserError: a loss weight, a prepared set or the initial weights do not fit the run.
     """
 
     def __init__(self, spec: TrainSpec, method: type[Method], state: Path, device: torch.device) -> None:
@@ -59,9 +60,9 @@ class Training:
             initial=_initial_weights(spec, self.sets.values()),
             artifacts=_artifacts(method.SPEC.consumes(knobs, weights), self.labels),
         )
-        # Convolutions are a fifth faster in this layout of the memory, on CPUs as on tensor cores.
-        with memory_named(
-            f"on {device}, taking in the networks of {spec.method}", "Free it, or take a smaller network"
+        # Convolutions are a fifth faster with channels last, on CPUs and on tensor cores.
+        with explain_out_of_memory(
+            f"on {device}, taking in the networks of {spec.method}", "Free memory, or use a smaller network"
         ):
             self.method = method(self.context).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = Stepper(spec, self.method, device)
@@ -72,12 +73,12 @@ class Training:
         self.window: dict[str, dict[str, list[float]]] = {"terms": {}, "logs": {}}
 
     def run(self) -> None:
-        """Train to the last iteration, from the newest sound checkpoint; afterwards `state/build` is the result.
+        """Train from the newest undamaged checkpoint to the last iteration; then `state/build` is the result.
 
         Raises:
-            Interrupted: SIGTERM or SIGUSR1 came, and the iteration at which it did is finished and kept.
-            UserError: a number is not finite, memory or disk did not suffice, a file of the data or a loader process
-                is gone; the last checkpoint is kept.
+            Interrupted: SIGTERM or SIGUSR1 arrived; the current iteration is finished and a checkpoint written.
+            UserError: a number is not finite, memory or disk space ran out, or a data file or loader process is gone.
+                The last checkpoint is kept.
         """
         train = self.spec.train
         first, total = self._resume(), train.iterations
@@ -104,7 +105,7 @@ class Training:
         write_json(self.state / "build" / "cost.json", cost.summary(total, self.device))
 
     def _resume(self) -> int:
-        """Load the newest sound checkpoint and the history up to it; return the number of finished iterations."""
+        """Load the newest undamaged checkpoint and the history up to it; return the number of finished iterations."""
         first, extra = load_resume(self.state, self.method, self.step.optimizers)
         if first:
             require_same(self.state, self.sets.values(), extra["data"])
@@ -115,8 +116,8 @@ class Training:
     def _checkpoint(self, done: int) -> None:
         extra = {
             "scored": self.scored,
-            "window": self.window,  # not empty where a signal came between two lines of the history
-            "history": self.history.read_text(),  # whose file, never flushed to the disk, may lose lines or its end
+            "window": self.window,  # not empty if a signal arrived between two lines of the history
+            "history": self.history.read_text(),  # its file is not flushed to disk, so a crash may truncate it
             "data": fingerprints(self.sets.values()),
         }
         self._require_finite(done)
@@ -125,17 +126,17 @@ class Training:
     def _stop_if(self, signal: str | None, done: int) -> None:
         if signal:
             raise Interrupted(
-                f"{self.spec.folder}: stopped by {signal} after {done} of {self.spec.train.iterations} iterations; the "
-                "same command again goes on from there"
+                f"{self.spec.folder}: stopped by {signal} after {done} of {self.spec.train.iterations} iterations. "
+                "Run the same command again to resume"
             )
 
     def _require_finite(self, done: int) -> None:
-        """A finite loss can have an infinite gradient: what it makes of the weights must replace no good checkpoint."""
+        """A finite loss can have an infinite gradient; the resulting weights must not replace a good checkpoint."""
         for name, tensor in self.method.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 raise UserError(
-                    f"iteration {done}: '{name}' of {self.spec.method} is not finite any more; the last checkpoint is "
-                    "kept. Lower optim.lr, or set optim.clip_gradient"
+                    f"iteration {done}: '{name}' of {self.spec.method} is not finite any more; the last checkpoint "
+                    "is kept. Lower optim.lr, or set optim.clip_gradient"
                 )
 
     def _collect(self, terms: Mapping[str, float], logs: Mapping[str, float]) -> None:
@@ -157,7 +158,7 @@ class Training:
         self.window = {"terms": {}, "logs": {}}
 
     def _monitor(self, done: int) -> None:
-        """Score the monitored split, note it, and keep the best weights. Nothing in training depends on it."""
+        """Score the monitored split, log the score and keep the best weights. Training does not depend on it."""
         assert self.spec.monitor
         classes, net = self.spec.classes, self.method.predictor()
         total = sum(
@@ -176,7 +177,7 @@ class Training:
             save_tensors(self.state / "build" / "best.safetensors", net.state_dict())
 
     def _finish(self) -> None:
-        """Write the final weights and what later jobs ask of a run."""
+        """Write the final weights and what later jobs need to know of the run."""
         build, total = self.state / "build", self.spec.train.iterations
         self._require_finite(total)
         save_tensors(build / "model.safetensors", self.method.predictor().state_dict())
@@ -185,24 +186,25 @@ class Training:
         result = {"last": {"iteration": total, "monitor": None}} | self.scored
         result["matched"] = self.context.matched
         result["data"] = {stream: prepared.fingerprint for stream, prepared in self.sets.items()}
-        result["input"] = list(evaluated.size)  # height and width to which images are resized before the network
+        result["input"] = list(evaluated.size)  # height and width of the network's input
         write_json(build / "result.json", result)
 
 
 def _artifacts(names: Iterable[str], labels: PseudoLabels | None) -> dict[str, Tensor]:
-    """The tensors of these names that the label job left."""
+    """The tensors of these names from the label job."""
     found = labels.artifacts() if labels else {}
     if lacking := [name for name in names if name not in found]:
-        raise UserError(f"the method needs {lacking} of a label job, which left {sorted(found) or 'nothing'}")
+        raise UserError(f"the method needs {lacking} from a label job, which made {sorted(found) or 'none'}")
     return {name: found[name] for name in names}
 
 
 def _initial_weights(spec: TrainSpec, sets: Iterable[PreparedSet]) -> dict[str, tuple[str, Mapping[str, Tensor]]]:
-    """Role -> where its initial weights are from, and the tensors; no entry for a network that starts from scratch."""
+    """Role -> origin and tensors of its initial weights; no entry for a network that starts from scratch."""
     initial: dict[str, tuple[str, Mapping[str, Tensor]]] = {}
     for role, start in spec.init.items():
         if start == "imagenet":
-            initial[role] = ("torchvision's ImageNet weights", imagenet_weights(spec.network))
+            network = spec.network
+            initial[role] = (f"published weights of {network.name}", NETWORKS[network.name].published_weights(network))
         elif start.startswith("file:"):
             path = Path(start.removeprefix("file:")).expanduser()
             tensors = file_weights(path)

@@ -15,6 +15,7 @@ from udaseg.errors import UserError
 from udaseg.jobs.fidelity import fidelity_fields
 from udaseg.jobs.job import Job, Plan, code_of
 from udaseg.jobs.names import run_name
+from udaseg.nets import NETWORKS
 from udaseg.runs.files import sha256
 from udaseg.runs.spec import (
     DownloadSpec,
@@ -82,7 +83,7 @@ def train_job(
     init, sums, parents = {}, {}, list(inputs)
     for role, start in resolved.init.items():
         if start == "pretrain":
-            parent = _pretrain(study, plan, resolved) if resolved.network.name == "small" else None
+            parent = _pretrain(study, plan, resolved) if NETWORKS[resolved.network.name].pretraining_job else None
         else:
             parent = earlier.get(start)
         if parent is not None:
@@ -143,7 +144,7 @@ def _training(
 
 
 def _pretrain(study: Study, plan: Plan, resolved: ResolvedStage) -> Job:
-    """The job that pretrains the small network on procedural objects; one for all seeds and recipes that share it."""
+    """The job that pretrains a network on procedural objects; one for all seeds and recipes that share it."""
     params, pretrain = study.params, study.params.pretrain
     from udaseg.data.datasets.objects import NAMES  # of the shapes
 
@@ -254,6 +255,8 @@ def report_job(
     target: Job,
     ends: tuple[Job, ...],
 ) -> Job:
+    from udaseg.nets import NETWORKS
+
     spec = ReportSpec(
         kind="report",
         output=f"reports/{params.study}",
@@ -270,6 +273,7 @@ def report_job(
         fidelity=fidelity_fields(),
         translations=translations,
         data={"source": source.folder, "target": target.folder},
+        networks={name: backbone.title for name, backbone in NETWORKS.items()},
         code="",
     )
     spec = spec.model_copy(update={"code": code_of(spec)})

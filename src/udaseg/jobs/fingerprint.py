@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1]
 # Packages and modules whose code decides what a job computes. The others decide where jobs lie and how they are
 # started; parameters are hashed by value.
 COUNTED = (
-    *("data", "engine", "methods", "nets", "offline", "ops", "reports", "seeding"),
+    *("data", "engine", "methods", "nets", "offline", "ops", "reports", "seeding", "types"),
     *("machine.cpu", "machine.environment", "runs.counts"),
 )
 DIGITS = 16

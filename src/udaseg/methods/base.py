@@ -12,7 +12,8 @@ from udaseg.errors import UserError
 from udaseg.nets.base import SegmentationNet, initialised_from
 from udaseg.nets.build import build_network
 from udaseg.nets.weights import load_weights
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.seeding import seed_for
 
 if TYPE_CHECKING:

@@ -27,9 +27,10 @@ from collections.abc import Generator, Mapping, Set
 
 from udaseg.data.batches.streams import Batch
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Supervised, Terms, supervised
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
-from udaseg.ops.regularisation import has_label, kld_regulariser, pooled, soft_cross_entropy
-from udaseg.types import Fidelity
+from udaseg.ops.losses import cross_entropy, has_label, pooled, soft_cross_entropy
+from udaseg.ops.maps import resize
+from udaseg.ops.regularisers import kld_regulariser
+from udaseg.types import IGNORE, Fidelity
 
 
 class Config(Knobs):

@@ -41,15 +41,16 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch, Labelled
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, OptimizerFactory, Step, Supervised, Terms
 from udaseg.nets.base import Outputs
-from udaseg.nets.memory import ClassFrequencies, ClassMemory
+from udaseg.nets.feature_bank import ClassBank, ClassFrequencies
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.bank import trusted_labels
-from udaseg.ops.class_weights import balanced_cross_entropy
-from udaseg.ops.losses import IGNORE, resize
-from udaseg.ops.schedules import ema_keep
-from udaseg.ops.semi_supervised import confident_cross_entropy, cosine_keep, normalised_entropy, ramp_up, teacher_labels
-from udaseg.ops.two_views import View, paste_mask, pasted, strong_view
-from udaseg.types import Fidelity, Positive, Share
+from udaseg.ops.augment import View, strong_view
+from udaseg.ops.losses import balanced_cross_entropy, confident_cross_entropy
+from udaseg.ops.maps import resize
+from udaseg.ops.mixing import paste_mask, pasted
+from udaseg.ops.pseudo_labels import teacher_labels, trusted_labels
+from udaseg.ops.regularisers import normalised_entropy
+from udaseg.ops.schedules import cosine_keep, ema_keep, ramp_up
+from udaseg.types import IGNORE, Fidelity, Positive, Share
 
 Iteration = Annotated[int, Field(ge=0)]
 CONTRAST = ("contrast_source", "contrast_target")
@@ -159,12 +160,12 @@ class MemoryBank(Method):
         knobs, classes = self.knobs, len(context.classes)
         self.frequencies = ClassFrequencies(classes, knobs.window)
         self.teacher: EmaTeacher | None = None
-        self.memory: ClassMemory | None = None
+        self.memory: ClassBank | None = None
         if len(context.weights) > 1:
             self.teacher = EmaTeacher(self.net, buffers="own", mode="train")
         if any(term in context.weights for term in CONTRAST):
             size = (self.net.feature_channels["embedding"], knobs.projection, classes, knobs.bank_size)
-            self.memory = context.build(lambda: ClassMemory(*size, knobs.selectors, knobs.bank_keep), "memory")
+            self.memory = context.build(lambda: ClassBank(*size, knobs.selectors, knobs.bank_keep), "memory")
 
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:
         found = super().optimizers(optim)

@@ -37,10 +37,11 @@ from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Superv
 from udaseg.nets.base import Outputs
 from udaseg.ops.aggregation import aggregate_features, aggregate_predictions
 from udaseg.ops.association import association_loss
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
 from udaseg.ops.lovasz import lovasz_softmax
-from udaseg.ops.smoothing import label_smoothing
-from udaseg.types import Fidelity
+from udaseg.ops.maps import resize
+from udaseg.ops.regularisers import label_smoothing
+from udaseg.types import IGNORE, Fidelity
 
 SHARPEN = 10.0  # the value of -(1/C) Σ log p that lsr pulls towards, as released
 

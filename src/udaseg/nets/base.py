@@ -1,20 +1,24 @@
-"""What all segmentation networks share: normalisation, named features, BatchNorm policy, initial weights."""
+"""What all segmentation networks share: normalisation, named features, BatchNorm policy, initialisation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from udaseg.errors import UserError
 from udaseg.nets.heads import Head
+
+if TYPE_CHECKING:
+    from udaseg.config.schema import Network
 
 Norm = Literal["train", "affine_frozen", "eval"]
 
 
 class Outputs(NamedTuple):
-    logits: Tensor  # (B, C, h, w) at the network's own stride; callers resize
-    aux_logits: Tensor | None  # (B, C, h', w') of the auxiliary level, if there is one
+    logits: Tensor  # (B, C, h, w) at the network's own stride; callers resize them
+    aux_logits: Tensor | None  # (B, C, h', w') of the auxiliary level, if the network has one
     features: dict[str, Tensor]  # name -> (B, channels, h, w), see `SegmentationNet.feature_channels`
 
 
@@ -35,29 +39,50 @@ class Normalise(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Normalised images (B, 3, H, W) to named features; says which of them the heads take."""
+    """Normalised images (B, 3, H, W) to named features; all that makes one network different from another.
 
-    feature_channels: dict[str, int]
-    head_feature: str
-    aux_feature: str
-    head_width: int  # channels inside a squeeze-and-excite head
-    dilations: tuple[int, int, int, int]  # of the heads' branches, fitting the stride of the features
+    A new network is a subclass in a file of its own and a line in `udaseg.nets.NETWORKS`.
+    """
+
+    title: ClassVar[str]  # in reports; parameters of `network` may stand in braces, such as {depth}
+    pretraining_job: ClassVar[bool] = True  # what `init: pretrain` means: a job of ours, or `published_weights`
+    feature_channels: ClassVar[Mapping[str, int]]
+    head_feature: ClassVar[str]  # the feature that the main head takes
+    aux_feature: ClassVar[str]  # the feature that the auxiliary head takes
+    head_width: ClassVar[int]  # channels inside a squeeze-and-excite head
+    dilations: ClassVar[tuple[int, int, int, int]]  # of the heads' branches, to suit the stride of the features
+
+    @classmethod
+    def from_spec(cls, spec: "Network") -> Self:
+        """The backbone with random weights; a subclass with settings of its own takes them from `spec`."""
+        return cls()
+
+    @classmethod
+    def published_weights(cls, spec: "Network") -> dict[str, Tensor]:
+        """Weights that the authors or a library publish for this backbone, by the names of its parameters.
+
+        Raises:
+            UserError: there are none, or they can be neither downloaded nor read.
+        """
+        raise UserError(
+            f"network.name: no weights are published for '{spec.name}'; use init: pretrain, scratch or file:PATH"
+        )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} computes no features")
 
 
 class SegmentationNet(nn.Module):
-    """Images to logits. The predictor of every method, and what checkpoints of a model hold.
+    """Images to logits: the predictor of every method, whose weights are a run's model.safetensors.
 
     Args:
-        backbone: gives the features.
+        backbone: computes the features.
         head: classifier of the main level.
         aux_head: classifier of the auxiliary level, or None.
-        feature_norm: whether a BatchNorm of its own stands before the head: backbones trained without labels have
-            features of any scale (ProDA's `bn_clr`, for SimCLR's weights).
-        norm: BatchNorm policy. "train": statistics and affine train (DACS, DAFormer); "affine_frozen": only statistics
-            do (AdaptSegNet); "eval": neither, the running statistics normalise also while training (CBST).
+        feature_norm: whether to put a BatchNorm before the head: backbones trained without labels have features of any
+            scale (ProDA's `bn_clr`, for SimCLR's weights).
+        norm: BatchNorm policy. "train": statistics and affine parameters train (DACS, DAFormer); "affine_frozen": only
+            statistics do (AdaptSegNet); "eval": neither, and the running statistics normalise in training, too (CBST).
     """
 
     def __init__(self, backbone: Backbone, head: Head, aux_head: Head | None, feature_norm: bool, norm: Norm) -> None:
@@ -76,7 +101,7 @@ class SegmentationNet(nn.Module):
 
     @property
     def feature_channels(self) -> dict[str, int]:
-        """Channels of each of the features: the backbone's, and "embedding", the map that the main classifier sees."""
+        """Channels of each feature: the backbone's, and "embedding", the map that the main classifier sees."""
         return {**self.backbone.feature_channels, "embedding": self.head.embedding_channels}
 
     def forward(self, images: Tensor) -> Outputs:
@@ -99,7 +124,7 @@ class SegmentationNet(nn.Module):
 
 @contextmanager
 def initialised_from(seed: int) -> Iterator[None]:
-    """Within it, modules draw their initial weights from `seed`; the global generator is as before afterwards."""
+    """Within it, modules draw their initial weights from `seed`; afterwards the global generator is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Builds segmentation networks from their spec, and says which parameters are trained how."""
+"""Building segmentation networks from their spec, and grouping their parameters for the optimizer."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -6,43 +6,38 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from udaseg.errors import UserError
-from udaseg.nets.base import Backbone, SegmentationNet, initialised_from
-from udaseg.nets.deeplab import ResNetBackbone
+from udaseg.nets import NETWORKS
+from udaseg.nets.base import SegmentationNet, initialised_from
 from udaseg.nets.heads import Aspp, Head, SqueezeExciteHead
-from udaseg.nets.small import SmallBackbone
 from udaseg.seeding import seed_for
 
 if TYPE_CHECKING:
     from udaseg.config.training import Network
 
-BACKBONES: dict[str, Callable[["Network"], Backbone]] = {
-    "small": lambda spec: SmallBackbone(),
-    "deeplabv2": lambda spec: ResNetBackbone(spec.depth),
-}
-
 
 def build_network(spec: "Network", classes: int, levels: int, seed: int) -> SegmentationNet:
-    """A network with random initial weights, which depend on the seed and on nothing that was drawn before.
+    """A network with random initial weights, which depend on nothing but the seed.
 
-    Backbone and heads have seeds of their own, so a network with an auxiliary head starts from the same weights as one
-    without, and one with two branches from the first two of the one with four.
+    Backbone and heads have seeds of their own. So a network with an auxiliary head starts from the same weights as
+    one without, and a head with two branches from the first two of one with four.
 
     Args:
-        spec: name, depth, kind and branches of the heads, BatchNorm before the head and policy of all.
+        spec: name and depth, kind and branches of the heads, BatchNorm before the head, BatchNorm policy.
         classes: channels of the logits.
         levels: 1, or 2 for an auxiliary head on the stage before the last.
         seed: of the run.
 
     Raises:
         UserError: no network has this name.
+        ValueError: another number of levels.
     """
-    if spec.name not in BACKBONES:
-        raise UserError(f"network.name: '{spec.name}' is not known; known: {', '.join(BACKBONES)}")
+    if spec.name not in NETWORKS:
+        raise UserError(f"network.name: '{spec.name}' is not known; known: {', '.join(NETWORKS)}")
     if levels not in (1, 2):
         raise ValueError(f"levels: 1 or 2 expected, found {levels}")
     with initialised_from(seed_for(seed, "init.network")):
-        backbone = BACKBONES[spec.name](spec)
-    # AdaptSegNet's release returns from inside the loop over the branches, after the second one.
+        backbone = NETWORKS[spec.name].from_spec(spec)
+    # AdaptSegNet's release returns from within the loop over the branches, after the second one.
     dilations = backbone.dilations if spec.aspp == "paper" else backbone.dilations[:2]
     kinds: dict[str, Callable[[int], Head]] = {
         "aspp": lambda channels: Aspp(channels, classes, dilations),
@@ -50,7 +45,7 @@ def build_network(spec: "Network", classes: int, levels: int, seed: int) -> Segm
             channels, classes, backbone.dilations, backbone.head_width
         ),
     }
-    # The auxiliary level has DeepLabv2's head whatever the main one has: AdaptSegNet's is the only one there is.
+    # The auxiliary level always has DeepLabv2's head, because only AdaptSegNet uses one.
     wanted = [(spec.head, backbone.head_feature), ("aspp", backbone.aux_feature)][:levels]
     heads = []
     for level, (kind, feature) in enumerate(wanted):
@@ -60,9 +55,9 @@ def build_network(spec: "Network", classes: int, levels: int, seed: int) -> Segm
 
 
 def parameter_groups(net: SegmentationNet) -> dict[str, list[nn.Parameter]]:
-    """All parameters, frozen ones too, each exactly once: those of the "backbone" and those of the "head"s.
+    """All parameters, including frozen ones, each exactly once: of the "backbone" and of the heads ("head").
 
-    The BatchNorm before the head learns with the head, as in ProDA's release: both are new, the backbone is not.
+    The BatchNorm before the head belongs to the heads, as in ProDA's release: both are new, the backbone is pretrained.
     """
     heads = [module for module in (net.head, net.aux_head, net.feature_norm) if module is not None]
     return {
@@ -74,8 +69,8 @@ def parameter_groups(net: SegmentationNet) -> dict[str, list[nn.Parameter]]:
 def released_listings(net: SegmentationNet) -> dict[str, int]:
     """How often AdaptSegNet's and CRST's releases list each parameter in the backbone's group of their SGD.
 
-    They walk through all modules and list the parameters of each, those of its submodules included: a weight stands
-    there once for every module around it (3 times; 4 in a projection shortcut; once in the stem). 0: heads and frozen.
+    They visit all modules and list the parameters of each, including those of its submodules. A parameter is
+    listed once for every module around it: 3 times, 4 in a projection shortcut, once in the stem; 0: heads and frozen.
     """
     return {
         name: name.count(".") - 1 if name.startswith("backbone.") and parameter.requires_grad else 0

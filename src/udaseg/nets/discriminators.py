@@ -1,4 +1,4 @@
-"""Domain classifiers: of output space or feature patches, and of single feature locations."""
+"""Domain classifiers: for patches of outputs or features, and for single feature locations."""
 
 from itertools import pairwise
 
@@ -11,8 +11,8 @@ from udaseg.errors import UserError
 class PatchDiscriminator(nn.Module):
     """AdaptSegNet's fully convolutional discriminator: one domain logit for each patch.
 
-    4x4 convolutions of stride 2 with channels -> width -> 2 width -> ... -> 1, LeakyReLU(0.2) between them; no
-    normalisation, no sigmoid, and, as released, no upsampling at the end (the paper's text has one).
+    4x4 convolutions of stride 2 with channels -> width -> 2 width -> ... -> 1, LeakyReLU(0.2) between them. There is no
+    normalisation, no sigmoid and, as released, no upsampling at the end (the paper's text has one).
 
     Args:
         channels: of the input; the number of classes in output space.
@@ -54,7 +54,7 @@ class ProdaDiscriminator(nn.Module):
     Args:
         channels: of the input; the number of classes in output space.
         width: channels after the first layer (released 64).
-        layers: convolutions, the last one included (released 5).
+        layers: convolutions, including the last one (released 5).
     """
 
     def __init__(self, channels: int, width: int = 64, layers: int = 5) -> None:
@@ -78,7 +78,7 @@ class PixelClassifier(nn.Module):
     Args:
         channels: of the features.
         hidden: channels between the layers (DANN 1024).
-        dropout: chance of dropping a hidden unit (0.5 in common implementations).
+        dropout: chance of dropping a hidden unit (commonly 0.5).
         layers: convolutions (DANN 3).
         outputs: 1, or 2 logits (source, target) as in DANN's reference code.
     """

@@ -1,4 +1,4 @@
-"""What stands on a backbone: DeepLabv2's classifier, and the larger one of ProDA and its followers."""
+"""Heads of segmentation networks: DeepLabv2's classifier, and the larger one of ProDA, CPSL and DiGA."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """Features to logits, in two parts: to the embedding, which is what the classifier sees, and from there."""
+    """Features to logits in two parts: to the embedding, which the classifier sees, and from there to logits."""
 
     embedding_channels: int
 
     def embed(self, features: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, embedding_channels, h, w). The features themselves, where nothing is between."""
+        """(B, channels, h, w) -> (B, embedding_channels, h, w). By default the features themselves."""
         return features
 
     def classify(self, embedding: Tensor) -> Tensor:
@@ -28,14 +28,14 @@ class Head(nn.Module):
 class Aspp(Head):
     """DeepLabv2's classifier: the sum of parallel 3x3 convolutions with different dilations.
 
-    Weights are drawn from N(0, 0.01), biases as PyTorch does, as in AdaptSegNet's release.
+    Weights are drawn from N(0, 0.01), biases as in PyTorch, like in AdaptSegNet's release.
     """
 
     def __init__(self, channels: int, classes: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.embedding_channels = channels
         self.branches = nn.ModuleList()
-        # Each branch is drawn whole before the next, so that fewer of them start from the same weights.
+        # Each branch is drawn completely before the next, so a head with fewer branches starts from the same weights.
         for dilation in dilations:
             branch = nn.Conv2d(channels, classes, 3, padding=dilation, dilation=dilation)
             nn.init.normal_(branch.weight, std=0.01)
@@ -51,13 +51,13 @@ class Aspp(Head):
 
 
 class SqueezeExciteHead(Head):
-    """The classifier of ProDA's release, which CPSL's and DiGA's have too; the papers call it DeepLabv2's.
+    """The classifier in the releases of ProDA, CPSL and DiGA; their papers call it DeepLabv2's.
 
-    A 1x1 and some dilated 3x3 convolutions side by side; a squeeze-and-excite block (Hu et al., CVPR 2018) weighs their
-    channels; a 3x3 convolution fuses them, and what dropout leaves of its GroupNorm (no ReLU) is the embedding, from
-    which a 1x1 convolution without bias makes logits.
+    A 1x1 and several dilated 3x3 convolutions run in parallel, and a squeeze-and-excite block (Hu et al., CVPR 2018)
+    weighs their channels. A 3x3 convolution with GroupNorm fuses them (no ReLU); after dropout this is the embedding. A
+    1x1 convolution without bias makes the logits.
 
-    Weights of convolutions are drawn from N(0, 0.01), as the release does in the end; all else as PyTorch does.
+    Weights of convolutions are drawn from N(0, 0.01), as the release does in effect; all others as in PyTorch.
 
     Args:
         channels: of the features.
@@ -81,9 +81,9 @@ class SqueezeExciteHead(Head):
         nn.init.normal_(self.classifier.weight, std=0.01)
 
     def embed(self, features: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, width, h, w), of which dropout zeroes whole channels while training."""
+        """(B, channels, h, w) -> (B, width, h, w); in training, dropout zeroes whole channels."""
         maps = torch.cat([F.relu(branch(features)) for branch in self.branches], dim=1)
-        # Not adaptive pooling: the gradient of that is not deterministic on a GPU.
+        # Not adaptive pooling, because its gradient is not deterministic on CUDA.
         shares = self.excite(maps.mean(dim=(2, 3)))
         embedding: Tensor = self.dropout(self.fuse(maps * shares[:, :, None, None]))
         return embedding
@@ -95,7 +95,7 @@ class SqueezeExciteHead(Head):
 
 
 def _conv_norm(channels: int, width: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size, and GroupNorm with eight channels a group: ProDA's 32 groups of 256 channels."""
+    """Convolution that keeps the size, and GroupNorm with eight channels a group (ProDA: 32 groups of 256 channels)."""
     conv = nn.Conv2d(channels, width, kernel, padding=dilation * (kernel // 2), dilation=dilation)
     nn.init.normal_(conv.weight, std=0.01)
     return nn.Sequential(conv, nn.GroupNorm(width // 8, width))

@@ -1,18 +1,20 @@
-"""What PiPa puts on feature maps while training: projections to embeddings of length 1, and a classifier beside them.
+"""PiPa's heads on feature maps in training: projections to embeddings of length 1, and a classifier beside them.
 
-Chen et al., ACM MM 2023, arXiv 2211.07609; layers and widths as released. Weights are drawn as PyTorch does.
+Chen et al., ACM MM 2023, arXiv 2211.07609; layers and widths as released. Weights are drawn as in PyTorch.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from udaseg.ops.precision import at_least_float32
+
 
 class PixelProjection(nn.Module):
-    """Embeddings of PiPa's pixel contrast: 1x1 convolution, BatchNorm, ReLU, 1x1 convolution, to length 1.
+    """Embeddings for PiPa's pixel contrast: 1x1 convolution, BatchNorm, ReLU, 1x1 convolution, scaled to length 1.
 
     Args:
-        channels: of the features (released 1024, the four stages of MiT-B5 side by side).
+        channels: of the features (released 1024, the concatenated four stages of MiT-B5).
         width: channels between the convolutions (released: as the features).
         outputs: of the embedding (released 256).
     """
@@ -29,7 +31,7 @@ class PixelProjection(nn.Module):
 
 
 class PatchProjection(nn.Module):
-    """Embeddings of PiPa's patch contrast: 1x1 convolution, ReLU, 1x1 convolution, to length 1; no normalisation layer.
+    """Embeddings for PiPa's patch contrast: 1x1 convolution, ReLU, 1x1 convolution, scaled to length 1.
 
     Args:
         channels: of the features (released 256, DAFormer's decoder).
@@ -49,7 +51,7 @@ class PatchProjection(nn.Module):
 class SideClassifier(nn.Module):
     """The classifier whose errors the release calls hard pixels: 3x3 convolution, BatchNorm, ReLU, dropout, 1x1 one.
 
-    No loss ever reaches it there, so that it stays as it was drawn.
+    In the release no loss ever reaches it, so it keeps its random weights.
 
     Args:
         channels: of the features (released 1024).
@@ -74,6 +76,6 @@ class SideClassifier(nn.Module):
 
 
 def _unit(maps: Tensor) -> Tensor:
-    """Maps (B, D, h, w) with vectors of length 1 (0 where they are 0), in float32 or wider."""
+    """Maps (B, D, h, w) with vectors scaled to length 1 (zeros stay zeros), in float32 or wider."""
     with torch.autocast(maps.device.type, enabled=False):
-        return F.normalize(maps.to(torch.promote_types(maps.dtype, torch.float32)), dim=1)
+        return F.normalize(at_least_float32(maps), dim=1)

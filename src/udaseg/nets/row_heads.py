@@ -1,7 +1,7 @@
-"""Heads on single feature vectors, rows (M, D), of the memory bank (Alonso et al., ICCV 2021, arXiv 2104.13415).
+"""Heads of the feature bank, on single feature vectors, rows (M, D) (Alonso et al., ICCV 2021, arXiv 2104.13415).
 
-They are used while training only, so that BatchNorm keeps no running statistics: it normalises with those of the rows
-it is given, of which there must be at least two. A layer whose bias a BatchNorm would take away again has none.
+They are used in training only, so BatchNorm keeps no running statistics: it normalises with those of the rows that it
+is given, at least two. A layer has no bias where the next BatchNorm would remove it.
 """
 
 import math
@@ -15,7 +15,7 @@ Selection = Literal["paper", "released", "none"]
 
 
 def row_mlp(channels: int, width: int, bias: bool) -> nn.Sequential:
-    """Rows (M, channels) -> (M, width): linear, BatchNorm, ReLU, linear (`bias`: of the latter)."""
+    """Rows (M, channels) -> (M, width): linear, BatchNorm, ReLU, linear (`bias`: whether the last one has one)."""
     return nn.Sequential(
         nn.Linear(channels, width, bias=False),
         nn.BatchNorm1d(width, track_running_stats=False),
@@ -27,8 +27,8 @@ def row_mlp(channels: int, width: int, bias: bool) -> nn.Sequential:
 class ClassSelectors(nn.Module):
     """A small network for each class that scores its rows: linear, BatchNorm, LeakyReLU(0.2), linear to one logit.
 
-    The classes' weights are stacked, so that a step without some of the classes has gradients for every parameter. They
-    start as torch's linear layers do.
+    The classes' network weights are stacked, so every parameter gets a gradient even in a step without some of the
+    classes. They are initialised like torch's linear layers.
 
     Args:
         classes: number of them, C.
@@ -52,32 +52,25 @@ class ClassSelectors(nn.Module):
 
 
 class RowHeads(nn.Module):
-    """What stands on the features beside the classifier.
+    """The bank's heads on the features, beside the classifier.
 
     Args:
         channels: of the features (DeepLabv2 2048).
         width: of the projection (released 256).
         classes: number of them.
-        selectors: "paper": of the student's rows and of the bank's; "released": of the student's only, as those of the
-            bank get no gradient there; "none".
+        selectors: "paper": for the student's rows and for the bank's; "released": for the student's only, since those
+            of the bank get no gradient there; "none".
     """
 
     def __init__(self, channels: int, width: int, classes: int, selectors: Selection) -> None:
         super().__init__()
-        # What the last bias of the projection adds, the prediction's BatchNorm takes away.
+        # The prediction's BatchNorm removes what a last bias of the projection would add.
         self.projection = row_mlp(channels, width, bias=False)
         self.prediction = row_mlp(width, width, bias=True)
         self.selectors = None if selectors == "none" else ClassSelectors(classes, width)
         self.memory_selectors = ClassSelectors(classes, width) if selectors == "paper" else None
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Rows of features (M, channels), at least two -> those that are compared with the bank (M, width)."""
+        """Rows of features (M, channels), at least two -> rows (M, width) to compare with the bank."""
         predicted: Tensor = self.prediction(self.projection(rows))
         return predicted
-
-
-@torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:
-    """teacher = keep * teacher + (1 - keep) * student, parameter by parameter; `keep` in [0, 1]."""
-    for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
-        own.mul_(keep).add_(other, alpha=1 - keep)

@@ -1,18 +1,20 @@
 """A small network for studies on a CPU: the parts of DeepLabv2 at a hundredth of its size.
 
-Residual stages to output stride 8, the last one dilated; their features are fused with those of the first stage at
-stride 4, so that thin things (poles, signs) are not lost; then the same kind of head as DeepLabv2's.
+Residual stages down to output stride 8, the last one dilated. Their features are fused with those of the first stage at
+stride 4, so that thin things (poles, signs) are not lost. The head is the same as DeepLabv2's.
 """
+
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udaseg.nets.base import Backbone
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 
 
 def conv_norm(channels: int, width: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution without bias that keeps the size (but for the stride), and BatchNorm."""
+    """Convolution without bias that keeps the size, except for the stride, and BatchNorm."""
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(channels, width, kernel, stride, padding, dilation, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -20,7 +22,7 @@ def conv_norm(channels: int, width: int, kernel: int, stride: int = 1, dilation:
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is projected where the shape changes."""
+    """Two 3x3 convolutions beside a shortcut, which has a projection where the shape changes."""
 
     def __init__(self, channels: int, width: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -36,10 +38,11 @@ class Residual(nn.Module):
 class SmallBackbone(Backbone):
     """Features "layer3" and "layer4" at stride 8, as a ResNet's, and "fused" at stride 4, which the head takes."""
 
-    feature_channels = {"layer3": 96, "layer4": 96, "fused": 48}  # noqa: RUF012 (a constant of the class)
+    title = "small"
+    feature_channels: ClassVar = {"layer3": 96, "layer4": 96, "fused": 48}
     head_feature = "fused"
     aux_feature = "layer3"
-    head_width = 32  # with 48, as many as it takes in, the network would cost twice what it does with the other head
+    head_width = 32  # with 48, the channels of "fused", the network would cost twice what it does with the aspp head
     dilations = (1, 3, 6, 9)
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Networks beside the one that is trained: its moving average, and one that never changes."""
+"""Networks beside the trained one: its moving average, and one that never changes."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,11 +16,11 @@ class EmaTeacher(nn.Module):
     """A copy of a network that follows it as an exponential moving average and gets no gradient. Part of the state.
 
     Args:
-        net: is copied; the teacher starts equal to it.
+        net: is copied, so the teacher starts equal to it.
         buffers: "copy": BatchNorm statistics are the student's after every update (ProDA, CPSL); "own": they come from
             the teacher's own forward passes (DAFormer, DiGA, the memory bank).
-        mode: which mode the network is kept in, whatever `train` is called with. "train_without_dropout": training mode
-            but for dropout (DAFormer). A network whose BatchNorm policy is "eval" keeps that in every mode.
+        mode: the mode in which the network stays, whatever `train` is called with. "train_without_dropout": training
+            mode except for dropout (DAFormer). A network whose BatchNorm policy is "eval" keeps that in every mode.
     """
 
     def __init__(
@@ -56,25 +56,33 @@ class EmaTeacher(nn.Module):
     @torch.no_grad()
     def update(self, student: nn.Module, keep: float) -> None:
         """teacher = keep * teacher + (1 - keep) * student, parameter by parameter; `keep` in [0, 1]."""
-        for own, other in zip(self.net.parameters(), student.parameters(), strict=True):
-            own.mul_(keep).add_(other, alpha=1 - keep)
+        ema_update(self.net, student, keep)
         if self.buffers_from == "copy":
             for kept, new in zip(self.net.buffers(), student.buffers(), strict=True):
                 kept.copy_(new)
 
 
-class Frozen(nn.Module):
-    """A copy of a network that never changes: in evaluation mode for ever, without gradients, outside the state.
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, keep: float) -> None:
+    """teacher = keep * teacher + (1 - keep) * student, parameter by parameter; `keep` in [0, 1]."""
+    for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
+        own.mul_(keep).add_(other, alpha=1 - keep)
 
-    It has no parameters, buffers or submodules as PyTorch sees it, so that neither optimisers nor checkpoints hold it:
-    whoever makes it makes it anew from the same weights. It moves to devices with the module that it is part of.
+
+class Frozen(nn.Module):
+    """A copy of a network that never changes: always in evaluation mode, without gradients, outside the state.
+
+    PyTorch sees no parameters, buffers or submodules in it, so neither optimizers nor checkpoints hold it: it is
+    built again from the same weights. It moves between devices with the module that it is part of.
     """
 
     net: nn.Module
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "net", deepcopy(net).requires_grad_(False).eval())  # past the registration
+        object.__setattr__(
+            self, "net", deepcopy(net).requires_grad_(False).eval()
+        )  # bypasses the registration as a submodule
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -83,5 +91,5 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
-        """What the network gives for `inputs`, without a graph."""
+        """The network's outputs for `inputs`, without a graph."""
         return self.net(*inputs)

@@ -1,4 +1,4 @@
-"""A small network that gives a picture the look of another domain and keeps its geometry (CycleGAN's, in the small)."""
+"""A network that gives an image the look of another domain and keeps its geometry: a small version of CycleGAN's."""
 
 import re
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from udaseg.errors import UserError
 
-MARGIN = 0.05  # of the range of colours on each side, so that black and white have finite logits
+MARGIN = 0.05  # of the colour range on each side, so that black and white have finite logits
 
 
 def conv_norm(channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution without bias, and instance normalisation in a form that is fast in every layout of the memory."""
+    """3x3 convolution without bias, and instance normalisation, as a GroupNorm that is fast also with channels last."""
     return nn.Sequential(nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.GroupNorm(width, width))
 
 
@@ -31,9 +31,9 @@ class ResidualBlock(nn.Module):
 
 
 class Enlarge(nn.Module):
-    """Every pixel repeated to 2 x 2, cut to a size, then a 3x3 convolution: no chequered pattern as of strided ones.
+    """Every pixel repeated to 2 x 2, cut to a size, then a 3x3 convolution: no chequerboard pattern.
 
-    Repeating is written as such because the backward pass of `interpolate` is not deterministic on CUDA.
+    Pixels are not repeated by `interpolate`, because its backward pass is not deterministic on CUDA.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -47,18 +47,19 @@ class Enlarge(nn.Module):
 
 
 class Generator(nn.Module):
-    """Pictures to pictures of the same size: CycleGAN's residual generator, which here changes the colours' logits.
+    """Images to images of the same size: CycleGAN's residual generator, changing the logits of colours.
 
-    Zhu et al., ICCV 2017. Convolution to `width` channels, two of stride 2, `blocks` residual blocks, two enlargements,
-    convolution to three channels, which are added to the logits of the picture's colours (the paper's network gives the
-    colours themselves). The last convolution starts at zero, so an untrained generator changes nothing.
+    Zhu et al., ICCV 2017. A convolution to `width` channels, two of stride 2, `blocks` residual blocks, two
+    enlargements and a convolution to three channels, which are added to the logits of the image's colours (the paper's
+    network makes the colours themselves). The last convolution starts at zero, so an untrained generator changes
+    nothing.
 
-    Zeros are padded, because the backward pass of reflected padding, the paper's, is not deterministic on CUDA. The
-    convolutions at both ends are 3x3 (paper 7x7, for pictures of 256 pixels).
+    Padding is with zeros, because the backward pass of the paper's reflection padding is not deterministic on CUDA. The
+    convolutions at both ends are 3x3 (paper 7x7, for images of 256 pixels).
 
     Args:
-        width: channels at full size; twice and four times as many below (paper 64).
-        blocks: residual blocks (paper 6 for pictures of 128 pixels, 9 from 256 on).
+        width: channels at full size; the lower resolutions have twice and four times as many (paper 64).
+        blocks: residual blocks (paper 6 for images of 128 pixels, 9 from 256 on).
     """
 
     def __init__(self, width: int = 64, blocks: int = 6) -> None:
@@ -75,18 +76,18 @@ class Generator(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], origin: str) -> Self:
-        """The generator with these weights, whose width and depth are read off their shapes.
+        """The generator with these weights; its width and depth follow from their shapes.
 
         Args:
-            tensors: of a generator's `state_dict`.
-            origin: where they are from, for messages.
+            tensors: a generator's `state_dict`.
+            origin: where the tensors come from, for messages.
 
         Raises:
-            UserError: they are no generator's.
+            UserError: they belong to another network.
         """
         stem = tensors.get("stem.0.weight")
         indices = [int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))]
-        reason = "no stem.0.weight is among them"
+        reason = "there is no stem.0.weight among them"
         if stem is not None and stem.dim() == 4 and len(stem):
             made = cls(width=len(stem), blocks=max(indices, default=-1) + 1)
             try:

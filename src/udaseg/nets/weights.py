@@ -1,11 +1,8 @@
-"""Initial weights of a segmentation network: torchvision's ImageNet weights, or a safetensors file. Never a pickle."""
+"""Initial weights of a segmentation network: reading them from a safetensors file, and copying what fits."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -13,30 +10,27 @@ from torch import Tensor
 from udaseg.errors import UserError
 from udaseg.nets.base import SegmentationNet
 
-if TYPE_CHECKING:
-    from udaseg.config.training import Network
-
 NEEDED = 0.99  # share of the backbone's tensors that must be found
 
 
 def load_weights(net: SegmentationNet, tensors: Mapping[str, Tensor], origin: str) -> float:
-    """Copy what fits into `net`; return the share of the backbone's tensors that was found, by name and shape.
+    """Copy what fits into `net` and return the share of the backbone's tensors that was found, by name and shape.
 
-    Backbone tensors (parameters and BatchNorm statistics) are named as in our checkpoints ("backbone.layer1.…") or as
-    in torchvision ("layer1.…"). A head is loaded if all of it fits, the BatchNorm before it included, and keeps its
-    initial weights otherwise, as it must where the number of classes differs; heads are not counted.
+    Backbone tensors (parameters and BatchNorm statistics) have the names of our checkpoints ("backbone.layer1.…") or
+    those of torchvision ("layer1.…"). A head is loaded if all of it fits, including the BatchNorm before it; otherwise
+    it keeps its initial weights, for example because the number of classes differs. Heads do not count in the share.
 
     Args:
-        net: is changed.
+        net: is changed in place.
         tensors: name -> tensor.
-        origin: where they are from, for messages.
+        origin: where the tensors come from, for messages.
 
     Raises:
-        UserError: less than 99 % of the backbone was found; `net` is then as before.
+        UserError: less than 99 % of the backbone was found; `net` is then unchanged.
     """
     own = net.state_dict()
     prefix = "backbone."
-    # Counters of seen batches are absent from old files, and nothing here reads them.
+    # Old files lack the counters of seen batches, and nothing here reads them.
     wanted = [name for name in own if name.startswith(prefix) and not name.endswith("num_batches_tracked")]
     found: dict[str, Tensor] = {}
     mismatches = []
@@ -63,35 +57,6 @@ def load_weights(net: SegmentationNet, tensors: Mapping[str, Tensor], origin: st
     return share
 
 
-def imagenet_weights(spec: "Network") -> dict[str, Tensor]:
-    """torchvision's ImageNet weights (V1, as the field uses them) of a DeepLabv2 backbone, named as torchvision does.
-
-    Raises:
-        UserError: the network has none, or they can be neither downloaded nor read.
-    """
-    if spec.name != "deeplabv2":
-        raise UserError(
-            f"network.name: there are no ImageNet weights for '{spec.name}'; use init: pretrain, scratch or file:PATH"
-        )
-    # Here, because it takes two seconds, which a plan need not wait for.
-    from torchvision.models import ResNet50_Weights, ResNet101_Weights
-
-    weights = {50: ResNet50_Weights.IMAGENET1K_V1, 101: ResNet101_Weights.IMAGENET1K_V1}[spec.depth]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        # weights_only: torchvision hands out pickled files, and this refuses to run any code in them.
-        tensors: dict[str, Tensor] = weights.get_state_dict(
-            check_hash=True, weights_only=True, map_location="cpu", progress=False
-        )
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{weights.url}: could not be downloaded and read ({reason}). Put this file into {folder} (or replace "
-            f"the one there), or give initial weights as init: file:PATH to a .safetensors file"
-        ) from error
-    return tensors
-
-
 def file_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file, on the CPU.
 
@@ -100,7 +65,7 @@ def file_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path}: initial weights are read from .safetensors files only (a pickle can run code); convert it"
+            f"{path}: initial weights are read from .safetensors files only (a pickle can run code); convert the file"
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the path of a .safetensors file")

@@ -1,8 +1,8 @@
-"""Labelling a target's training images by a finished run: what a later stage learns from.
+"""Pseudo-labels of a target's training images by a finished run, from which a later stage learns.
 
-Five rules: the class whose probability is high enough (`threshold`: ProDA's distillation), the most confident share of
-each class (`class_balanced`: CBST; as soft labels `entropy`: CRST), all probabilities (`soft`: ProDA and CPSL) or the
-most probable class (`argmax`: DiGA), these two with prototypes.
+There are five rules: classes with a high enough probability (`threshold`: ProDA's distillation), the most confident
+share of each class (`class_balanced`: CBST; as soft labels `entropy`: CRST), all probabilities (`soft`: ProDA and CPSL)
+and the most probable class (`argmax`: DiGA), the last two with prototypes.
 """
 
 from collections.abc import Iterator
@@ -13,30 +13,29 @@ import torch
 from torch import Tensor
 
 from udaseg.config.evaluation import Labels, Protocol
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.images import write_png
 from udaseg.data.sets.pseudo_labels import SOFT, WITH_PROTOTYPES, class_counts, hardened, quartered
 from udaseg.data.sets.read import PreparedSet
 from udaseg.engine.checkpoint import save_tensors
 from udaseg.engine.predict import load_predictor, predict_scores, to_tensor
-from udaseg.engine.sets import require_finished
-from udaseg.errors import UserError
+from udaseg.engine.sets import require_classes, require_finished
 from udaseg.machine.environment import make_exact
 from udaseg.nets.base import SegmentationNet
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.ops.prototypes import class_means, cumulative_update
 from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels, mined_classes, rare_classes
 from udaseg.runs.files import write_json
 from udaseg.runs.spec import LabelSpec
+from udaseg.types import IGNORE
 
 
 def label(spec: LabelSpec, build: Path, device: torch.device) -> None:
     """Write labels/*.png or soft/*.safetensors, labels.json and, with prototypes, artifacts.safetensors into `build`.
 
-    The network is the run's last one. What is counted in labels.json is counted at the labels' own resolution.
+    The network weights are the run's last ones. The counts in labels.json are at the labels' own resolution.
 
     Raises:
-        UserError: the run is not finished, saw other data than lie there now, or has other classes than the set.
+        UserError: the run is not finished, saw other data than are there now, or has other classes than the set.
     """
     make_exact(spec)
     run, prepared = Path(spec.run), _opened(Path(spec.set), spec)
@@ -67,16 +66,15 @@ def label(spec: LabelSpec, build: Path, device: torch.device) -> None:
 def _opened(folder: Path, spec: LabelSpec) -> PreparedSet:
     prepared = PreparedSet(folder)
     require_finished(Path(spec.run), [prepared])
-    if list(prepared.classes) != spec.classes:
-        raise UserError(f"{prepared.folder}: has the classes {list(prepared.classes)}, the run's spec {spec.classes}")
+    require_classes(prepared.folder, prepared.classes, spec.classes)
     return prepared
 
 
 def _class_thresholds(spec: LabelSpec, net: SegmentationNet, prepared: PreparedSet, device: torch.device) -> Tensor:
-    """(C,) confidence that the most confident share of each class's pixels has, at the training input's size.
+    """(C,) lowest confidence in the most confident share of each class's pixels, at the training input's size.
 
-    Predicts each image twice, and labelling predicts it again: that takes time, but never holds or stores more than
-    one image's probabilities, which are 160 MB for one of Cityscapes.
+    Each image is predicted twice here and a third time for its labels. That takes time, but never holds or stores more
+    than one image's probabilities, which take 160 MB for an image of Cityscapes.
     """
     pools = ClassPools(len(spec.classes), spec.labels.portion, spec.labels.every)
     while not pools.complete:
@@ -90,7 +88,7 @@ def _probabilities(
     net: SegmentationNet, prepared: PreparedSet, protocol: Protocol, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and class probabilities (1, C, H, W) at the training input's size of each training image."""
-    # Scores are probabilities then, otherwise logits.
+    # If so, the scores are probabilities, otherwise logits.
     averaged = protocol.fusion == "mean" and (protocol.flip or len(protocol.scales) > 1)
     for name, image in _images(prepared, device):
         scores = predict_scores(net, image, prepared.size, protocol)
@@ -104,7 +102,7 @@ def _images(prepared: PreparedSet, device: torch.device) -> Iterator[tuple[str, 
 
 
 def _hard_label(probs: Tensor, labels: Labels, thresholds: Tensor | None) -> np.ndarray:
-    """(H, W) uint8 train ids, 255 where there is none, of probabilities (1, C, H, W)."""
+    """Train ids (H, W) uint8, 255 where there is no label, from probabilities (1, C, H, W)."""
     if thresholds is None:
         highest, found = probs.max(1)
         if labels.rule == "threshold":
@@ -115,10 +113,10 @@ def _hard_label(probs: Tensor, labels: Labels, thresholds: Tensor | None) -> np.
 
 
 def _soft_label(probs: Tensor, labels: Labels, thresholds: Tensor | None) -> Tensor:
-    """(C, h, w) uint8 of probabilities (1, C, h, w): 255 times the soft label, 0 in all classes where there is none.
+    """255 times the soft label, (C, h, w) uint8, from probabilities (1, C, h, w); 0 in all classes if there is none.
 
-    Rounding moves a probability by 1/510 at most, and leaves no pixel without a class, because 255 classes, as many as
-    there can be, leave the highest one 1/255.
+    Rounding changes a probability by 1/510 at most. It leaves no pixel without a class: even with 255 classes, the most
+    there can be, the highest probability is at least 1/255.
     """
     if thresholds is not None:
         found = entropy_labels(probs, thresholds, labels.sharpness)
@@ -130,12 +128,12 @@ def _soft_label(probs: Tensor, labels: Labels, thresholds: Tensor | None) -> Ten
 def _prototypes(net: SegmentationNet, prepared: PreparedSet, labels: Labels, device: torch.device) -> dict[str, Tensor]:
     """ProDA's initial prototypes (C, D) and the number of images that show each class (C,), float32.
 
-    From one pass over the whole images as they are, by the network's own prediction at a quarter of their size; of
-    source images only where that is the label.
+    One pass over whole images without augmentation, at a quarter of their size. A pixel's class is the network's
+    prediction; in source images, only correctly predicted pixels count.
     """
     size = (prepared.size[0] // 4, prepared.size[1] // 4)
-    # One epoch. The released four see the same images, not augmented, four times, which is the same mean, but for the
-    # cap of 3000 image means: from there on what comes later counts as a moving mean of 1/3001, here as there.
+    # One epoch. The release's four see the same images without augmentation four times, which gives the same mean up to
+    # the cap of 3000 image means. Beyond it, later images enter a moving mean with 1/3001, here as there.
     prototypes = torch.zeros(len(prepared.classes), net.feature_channels["embedding"], device=device)
     counts = torch.zeros(len(prepared.classes), device=device)
     for name, image in _images(prepared, device):
@@ -144,7 +142,7 @@ def _prototypes(net: SegmentationNet, prepared: PreparedSet, labels: Labels, dev
         if labels.prototypes == "source":
             label = torch.from_numpy(quartered(prepared.label("train", name))).to(device)
             right = logits.argmax(1)[0] == label
-            # As one row of pixels: those that are not right are not there.
+            # As a single row of pixels, without the wrong ones.
             features, logits = features[:, :, None, right], logits[:, :, None, right]
         means = class_means(features, logits, labels.min_pixels)
         prototypes, counts = cumulative_update(prototypes, counts, means)

@@ -1,29 +1,30 @@
-"""Pseudo-labels against the truth: how many there are, and how many are right. Nothing that trains reads the result.
+"""Pseudo-labels against ground truth: how many there are and how many are right. Nothing that trains reads the result.
 
-This is the one place that looks at the truth of a target's training images.
+This is the only place that looks at the ground truth of a target's training images.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.pseudo_labels import HARD, PseudoLabels, class_counts, hardened, quartered
 from udaseg.data.sets.read import PreparedSet
+from udaseg.engine.sets import require_classes
 from udaseg.errors import UserError
 from udaseg.runs.files import write_json
 from udaseg.runs.folder import require_whole
 from udaseg.runs.spec import QualitySpec
+from udaseg.types import IGNORE
 
 
 def quality(spec: QualitySpec, build: Path) -> None:
-    """Write quality.json into `build`: pixels of each class that have a label, and how many of these are right.
+    """Write quality.json into `build`: for each class, how many pixels have a pseudo-label and how many are right.
 
     Hard labels are judged at the training input's size, soft ones by their most probable class at a quarter of it,
-    where the truth is taken from the nearest pixel. Without labels of all training images only the cover is counted.
+    against the nearest pixel's ground truth. If some training image has no ground truth, only the coverage is counted.
 
     Raises:
-        UserError: the labels are not whole, or of other data or classes than the set has.
+        UserError: the labels are incomplete, or were made for other data or classes than the set has.
     """
     labels, prepared = _opened(spec)
     labelled = prepared.labelled("train")
@@ -66,11 +67,8 @@ def _opened(spec: QualitySpec) -> tuple[PseudoLabels, PreparedSet]:
     if labels.data != prepared.fingerprint:
         raise UserError(
             f"{labels.folder}: its labels are of other images than those of {prepared.folder} (the fingerprints in "
-            "labels.json and set.json differ); remove the folder to have the labels made again"
+            "labels.json and set.json differ); remove the folder, so that the labels are made again"
         )
-    if not labels.classes == list(prepared.classes) == spec.classes:
-        raise UserError(
-            f"{labels.folder}: labels of the classes {labels.classes}, the set has {list(prepared.classes)}, "
-            f"the spec {spec.classes}"
-        )
+    require_classes(labels.folder, labels.classes, spec.classes)
+    require_classes(prepared.folder, prepared.classes, spec.classes)
     return labels, prepared

@@ -1,4 +1,4 @@
-"""What a translator makes of some source images: pictures for people. Nothing that trains reads the result."""
+"""Translations of some source images, for people to look at. Nothing that trains reads the result."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from udaseg.seeding import seed_for
 def translate(spec: TranslateSpec, build: Path, device: torch.device) -> None:
     """Write source-<i>.png, target-<i>.png, translated-<i>.png and translate.json into `build`.
 
-    Whole training images at the training input's size, not augmented: source images evenly spaced over their set, each
-    with a target image drawn for it, whose look it takes where the translator looks at single ones. All translators of
-    a seed are shown on the same pairs. A set of fewer images than are asked for is shown whole.
+    The images are whole training images at the training input's size, without augmentation: source images evenly spaced
+    over their set, each with a random target image, whose look it takes if the translator uses single target images.
+    All translators of a seed are shown on the same pairs. A set with fewer images than requested is shown whole.
 
     Raises:
-        UserError: the translator's run is not finished, saw other data than lie there now, or trained no translator.
+        UserError: the translator's run is not finished, saw other data than are there now, or trained no translator.
     """
     make_exact(spec)
     sets = {"source": PreparedSet(Path(spec.source)), "target": PreparedSet(Path(spec.target))}
@@ -50,14 +50,14 @@ def translate(spec: TranslateSpec, build: Path, device: torch.device) -> None:
         "translator": spec.translator,
         "knobs": spec.knobs,
         "pairs": [{"source": source, "target": target} for source, target in pairs],
-        "mean_colour": {kind: np.mean(means, axis=0).tolist() for kind, means in sums.items()},  # RGB, of 255
+        "mean_colour": {kind: np.mean(means, axis=0).tolist() for kind, means in sums.items()},  # RGB, 0 to 255
         "data": {stream: prepared.fingerprint for stream, prepared in sets.items()},
     }
     write_json(build / "translate.json", content)
 
 
 def drawn_pairs(sources: list[str], targets: list[str], count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` source names, or all, evenly spaced from the first one on, each with a target name by (seed, index)."""
+    """`count` source names (or all), evenly spaced from the first, each with a target name drawn by (seed, index)."""
     count = min(count, len(sources))
     pairs = []
     for index in range(count):
@@ -68,6 +68,6 @@ def drawn_pairs(sources: list[str], targets: list[str], count: int, seed: int) -
 
 
 def _picture(image: Tensor) -> np.ndarray:
-    """(1, 3, H, W) in [0, 1] as (H, W, 3) uint8."""
+    """An image (1, 3, H, W) in [0, 1] as (H, W, 3) uint8."""
     found: np.ndarray = (255 * image[0]).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return found

@@ -1,11 +1,11 @@
 """Adversarial alignment of two domains: gradient reversal (DANN) and output-space discrimination (AdaptSegNet).
 
-A domain classifier's logits are the log-odds that a location belongs to the target. They come as one channel, or as two
-(source, target) as in DANN's reference code, of which the difference counts: the negative log-likelihood of a softmax
-over two logits is the binary cross-entropy of their difference.
+A domain classifier's logits are the log-odds that a location belongs to the target. They have one channel, or two
+(source, target) as in DANN's reference code. Of two only the difference matters: the negative log-likelihood of a
+softmax over two logits is the binary cross-entropy of their difference.
 
-Losses are means over a domain's locations, taken for each domain apart, so that crops of different sizes do not shift
-the balance between the domains.
+Losses are means over the locations of each domain separately, so that crops of different sizes do not shift the balance
+between the domains.
 """
 
 import math
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 
 Domain = Literal[0, 1]
 SOURCE: Literal[0] = 0
@@ -41,7 +41,7 @@ def reverse_gradient(x: Tensor, strength: Tensor | float) -> Tensor:
 
     Args:
         x: any shape.
-        strength: a number, or a tensor without dimensions (which a compiled graph does not take for a constant).
+        strength: a number, or a tensor without dimensions (which a compiled graph does not treat as a constant).
     """
     if isinstance(strength, Tensor) and strength.dim():
         raise ValueError(f"strength must be a number or a tensor without dimensions, found {tuple(strength.shape)}")
@@ -53,7 +53,7 @@ def reversal_strength(progress: float, gamma: float) -> float:
     """2 / (1 + exp(-gamma * progress)) - 1, from 0 towards 1 (Ganin & Lempitsky, ICML 2015).
 
     Args:
-        progress: share of the training that is done, in [0, 1].
+        progress: finished share of the training, in [0, 1].
         gamma: steepness (paper 10).
     """
     return 2.0 / (1.0 + math.exp(-gamma * progress)) - 1.0
@@ -83,11 +83,11 @@ def domain_loss(logits: Tensor, domain: Domain, kind: Kind = "vanilla") -> Tenso
 
 @torch.no_grad()
 def domain_accuracy(logits_source: Tensor, logits_target: Tensor, threshold: float = 0.0) -> Tensor:
-    """Share of locations whose domain is told right, the mean of both domains: 0.5 is aligned, or a dead classifier.
+    """Share of locations whose domain is right, averaged over both domains; 0.5: aligned, or a dead classifier.
 
     Args:
         logits_source, logits_target: (B, 1 or 2, h, w), of any two sizes.
-        threshold: log-odds above which a location is called target: 0 for vanilla, 0.5 for least squares.
+        threshold: log-odds above which a location counts as target: 0 for vanilla, 0.5 for least squares.
     """
     right_source = (log_odds(logits_source) <= threshold).float().mean()
     right_target = (log_odds(logits_target) > threshold).float().mean()
@@ -96,7 +96,7 @@ def domain_accuracy(logits_source: Tensor, logits_target: Tensor, threshold: flo
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within it, graphs run through `module` without giving its parameters a gradient."""
+    """Within it, gradients flow through `module`, but its parameters get none."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -108,12 +108,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def output_space(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """What AdaptSegNet's discriminators see: class probabilities (B, C, *size) of the resized logits (B, C, h, w)."""
+    """The input of AdaptSegNet's discriminators: class probabilities (B, C, *size) of resized logits (B, C, h, w)."""
     return resize(logits, size).softmax(dim=1)
 
 
 def adversarial_loss(discriminator: nn.Module, logits: Tensor, size: tuple[int, ...], kind: Kind = "vanilla") -> Tensor:
-    """Loss of the segmenter whose target predictions are to be taken for the source's (AdaptSegNet, CVPR 2018).
+    """Loss of the segmenter: its target predictions shall be mistaken for source ones (AdaptSegNet, CVPR 2018).
 
     Args:
         discriminator: probabilities (B, C, H, W) -> domain logits; gets no gradient from this.

@@ -1,13 +1,14 @@
-"""Spatial aggregation: an image's vectors blended with what resembles them elsewhere in it (PLCA, NeurIPS 2020).
+"""Spatial aggregation: each vector of an image blended with similar ones elsewhere in it (PLCA, NeurIPS 2020).
 
-Only few target positions are associated; through the blend their gradient reaches all of the image. In training it is
-the target that is aggregated, before the association; the released test script aggregates what is tested.
+Only few target positions are associated; through the blend their gradient reaches the whole image. Training aggregates
+the target before the association; the released test script aggregates the image under test.
 """
 
 import torch
 from torch import Tensor
 
 from udaseg.ops.association import Metric, by_rows, contrast_scores, inside, masks_of, positions, similarity
+from udaseg.ops.precision import at_least_float32
 
 
 def aggregate_features(
@@ -15,13 +16,13 @@ def aggregate_features(
 ) -> Tensor:
     """(1 - a) f_j + a Σ_k W_jk f_k, where W_j is the contrast score of the cosines to all positions, its own too.
 
-    Gradients go through weights and features. Rows of W are done some at a time, see `ops.association`.
+    Gradients flow through weights and features. W is computed some rows at a time, see `ops.association`.
 
     Args:
         features: (B, D, h, w), real.
         share: a in [0, 1] (released 0.5); at 0 features stay as they are, at 1 they are the aggregate.
-        normalise: false: W is the softmax of the cosines themselves (not in the release).
-        valid: (B, h, w) bool; positions that are not valid stay as they are and enter no other. None: all are.
+        normalise: False: W is the softmax of the cosines themselves (not in the release).
+        valid: (B, h, w) bool; other positions stay as they are and contribute to none. None: all are valid.
         rows: see `ops.association.by_rows`.
 
     Returns:
@@ -34,9 +35,9 @@ def aggregate_features(
 
 
 def aggregate_predictions(probs: Tensor, share: float, valid: Tensor | None = None, rows: int | None = None) -> Tensor:
-    """As `aggregate_features`, of probabilities (B, C, h, w), with the softmax of -KL(p_j || p_k) as weights.
+    """As `aggregate_features`, for probabilities (B, C, h, w), with the softmax of -KL(p_j || p_k) as weights.
 
-    These are not contrast-normalised, as released. The result's sum over C is 1 again.
+    The weights are not contrast-normalised, as released. The result sums to 1 over C again.
     """
     return _aggregated(probs, "divergence", share, False, valid, rows)
 
@@ -46,7 +47,7 @@ def _aggregated(
 ) -> Tensor:
     if maps.dim() != 4 or not 0 <= share <= 1:
         raise ValueError(f"maps (B, D, h, w) and a share in [0, 1] expected, found {tuple(maps.shape)} and {share}")
-    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    maps = at_least_float32(maps)
     done = []
     with torch.autocast(maps.device.type, enabled=False):
         for image, mask in zip(maps, masks_of(maps, valid), strict=True):

@@ -1,10 +1,10 @@
 """Pixel-level cycle association (PLCA, NeurIPS 2020, arXiv 2011.00147, as its code has it).
 
-A source position walks to the target position most similar to it, and that one to the source position most similar to
-itself. Where start and end bear the same label, both links are strengthened relative to all others of their rows.
+A source position walks to the target position most similar to it, and from there to the source position most similar
+to that. Where start and end have the same label, both links are strengthened relative to all others of their rows.
 
-Matrices of L x L positions (287 MB at 92 x 92) are never whole: rows are done some at a time, and what was computed
-within them is not kept for the backward pass but computed again.
+Matrices of L x L positions (287 MB at 92 x 92) are never held whole: they are computed some rows at a time, and again
+in the backward pass instead of being kept for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from udaseg.ops.losses import IGNORE
+from udaseg.ops.precision import at_least_float32
+from udaseg.types import IGNORE
 
 Metric = Literal["cosine", "divergence"]
-# Numbers of a matrix that are computed at a time. In float32 just over the 32 MiB from which on the C library returns
-# freed memory at once: with 2**23 the resident size of a process on the CPU grows twice as much.
+# Elements of a matrix that are computed at a time: in float32 just over 32 MiB, from which on the C library returns
+# freed RAM at once. With 2**23 elements, the resident size of a CPU process grows twice as much.
 CHUNK = 10**7
-EPSILON = 1e-10  # as released, in logarithms and beside standard deviations
+EPSILON = 1e-10  # as released, added inside logarithms and to standard deviations
 
 
 class Positions(NamedTuple):
-    """Positions of one image (L, E), or of several (B, L, E), in the two roles that they have in `similarity`."""
+    """Positions of one image (L, E), or of several (B, L, E), in their two roles in `similarity`."""
 
     queries: Tensor
     keys: Tensor
@@ -48,7 +49,7 @@ class Association(NamedTuple):
 
 
 def positions(vectors: Tensor, metric: Metric) -> Positions:
-    """Vectors (..., L, D) made ready for being compared, in float32 or wider.
+    """Vectors (..., L, D) prepared for `similarity`, in float32 or wider.
 
     Args:
         vectors: features for "cosine", probabilities (sum 1 over D) for "divergence".
@@ -58,12 +59,12 @@ def positions(vectors: Tensor, metric: Metric) -> Positions:
     Raises:
         ValueError: unknown metric.
     """
-    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    vectors = at_least_float32(vectors)
     if metric == "cosine":
         length = vectors.norm(dim=-1, keepdim=True)
         unit = vectors / length.masked_fill(length < 1e-12, torch.inf)
         return Positions(unit, unit)
-    if metric == "divergence":  # Σ p_i log p_j - Σ p_i log p_i is one product, too, with another column on each side
+    if metric == "divergence":  # Σ p_i log p_j - Σ p_i log p_i is one product, too, with one more column on each side
         logs = (vectors + EPSILON).log()
         own = (vectors * logs).sum(dim=-1, keepdim=True)
         return Positions(torch.cat([vectors, -own], dim=-1), torch.cat([logs, torch.ones_like(own)], dim=-1))
@@ -71,7 +72,7 @@ def positions(vectors: Tensor, metric: Metric) -> Positions:
 
 
 def similarity(queries: Tensor, keys: Tensor) -> Tensor:
-    """Queries (..., A, E) and keys (..., B, E) of `positions` -> (..., A, B), also under autocast as exact as they."""
+    """Queries (..., A, E) and keys (..., B, E) of `positions` -> (..., A, B), not rounded by autocast."""
     with torch.autocast(queries.device.type, enabled=False):
         return queries @ keys.mT
 
@@ -79,12 +80,12 @@ def similarity(queries: Tensor, keys: Tensor) -> Tensor:
 def contrast_scores(similarities: Tensor, normalise: bool = True) -> Tensor:
     """Softmax of each row's z-score: how similar a pair is relative to all others of its row.
 
-    Mean and standard deviation (n - 1) are constants of the graph. Monotone in a row, so argmax is the similarities'.
-    A row of one position gives 1 (the release NaN), a constant row equal scores.
+    Mean and standard deviation (n - 1) are constants of the graph. The score is monotone within a row, so its argmax is
+    that of the similarities. A row of one position gives 1 (in the release NaN), a constant row gives equal scores.
 
     Args:
         similarities: (..., A, B), real.
-        normalise: false: the softmax of the similarities themselves (not in the release).
+        normalise: False: the softmax of the similarities themselves (not in the release).
 
     Returns:
         (..., A, B), sum 1 in each row.
@@ -96,13 +97,13 @@ def contrast_scores(similarities: Tensor, normalise: bool = True) -> Tensor:
 
 
 def by_rows(function: Callable[..., Tensor], parts: Sequence[Tensor], width: int, rows: int | None) -> Tensor:
-    """`function` of `rows` rows of `parts` at a time, concatenated; its inside is computed again in the backward pass.
+    """`function` applied to `rows` rows of `parts` at a time, concatenated, and recomputed in the backward pass.
 
     Args:
         function: rows of `parts`, (R, ...) each -> (R, ...).
         parts: of the same length.
-        width: numbers in a row of the largest matrix that `function` makes.
-        rows: None: as many as `CHUNK` numbers have.
+        width: elements in a row of the largest matrix that `function` makes.
+        rows: None: as many as have `CHUNK` elements.
     """
     size = rows or max(1, CHUNK // max(1, width))
     chunks = zip(*(part.split(size) for part in parts), strict=True)
@@ -112,9 +113,9 @@ def by_rows(function: Callable[..., Tensor], parts: Sequence[Tensor], width: int
 
 @torch.no_grad()
 def cycle(source: Positions, target: Positions, rows: int | None = None) -> Cycle:
-    """The walk from each position of a source image (Ls, E) to a target image (Lt, E) and back; among equals the first.
+    """The walk from each position of a source image (Ls, E) to a target image (Lt, E) and back; of equals the first.
 
-    The way back is searched from those target positions only to which a walk leads. `rows`: see `by_rows`.
+    The way back is only searched from target positions that a walk reaches. `rows`: see `by_rows`.
     """
 
     def nearest(queries: Tensor, keys: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ def cycle(source: Positions, target: Positions, rows: int | None = None) -> Cycl
 def cycle_scores(
     source: Positions, target: Positions, walks: Cycle, starts: Tensor, normalise: bool = True, rows: int | None = None
 ) -> Tensor:
-    """Product of the scores of both links of the walks from `starts`, with its graph.
+    """Product of the scores of both links of each walk from `starts`; gradients flow through it.
 
     Args:
         source: (Ls, E).
@@ -145,7 +146,7 @@ def cycle_scores(
     """
     middle = walks.middle[starts]
     there = _link_scores(source.queries[starts], target.keys, middle, normalise, rows)
-    used, place = middle.unique(return_inverse=True)  # walks that meet go on together
+    used, place = middle.unique(return_inverse=True)  # walks that meet continue together
     back = _link_scores(target.queries[used], source.keys, walks.back[used], normalise, rows)
     return there * back[place]
 
@@ -205,8 +206,8 @@ def association_loss(
         of_pair, starts = _consistent_scores(*pair, label.flatten(), normalise, rows)
         scores.append(of_pair)
         consistent.append(starts.view_as(label))
-    connected = (source.sum() + target.sum()).reshape(1)[:0]  # no number, but a place in the graph
-    # Logarithms stop at -100, as the release's binary cross-entropy has it; as low as that no product can be.
+    connected = (source.sum() + target.sum()).reshape(1)[:0]  # no element, but part of the graph
+    # Logarithms are clamped at -100, as in the release's binary cross-entropy; no product can be that small.
     distances = -torch.cat([connected, *scores]).log().clamp(min=-100)
     return Association(distances.sum() / max(1, len(distances)), torch.stack(consistent))
 
@@ -233,7 +234,7 @@ def inside(maps: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def masks_of(maps: Tensor, valid: Tensor | None) -> list[Tensor | None]:
-    """`valid` (B, h, w) image by image, None where all positions are valid; ValueError if it does not fit `maps`."""
+    """`valid` (B, h, w) as a mask for each image, None where all is valid; ValueError if it does not fit `maps`."""
     if valid is None:
         return [None] * len(maps)
     if valid.shape != (len(maps), *maps.shape[2:]) or valid.dtype != torch.bool:

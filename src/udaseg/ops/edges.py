@@ -1,4 +1,4 @@
-"""Boundaries of a label map, and a loss that keeps what an image shows there."""
+"""Boundaries of a label map, and a loss that preserves what an image shows there."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,10 +7,10 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 def label_edges(labels: Tensor) -> Tensor:
-    """Pixels among whose eight neighbours and themselves two labels meet: a line two pixels wide along each boundary.
+    """Pixels whose 3x3 neighbourhood holds two labels or more: a line two pixels wide along each boundary.
 
     Args:
-        labels: (B, H, W) integer; 255 (ignore) is a label like any other, as what is not labelled is often a thing.
+        labels: (B, H, W) integer; 255 is a label like any other, because unlabelled areas are often objects.
 
     Returns:
         (B, H, W) bool.
@@ -26,11 +26,11 @@ def label_edges(labels: Tensor) -> Tensor:
 
 
 def edge_loss(image: Tensor, other: Tensor, labels: Tensor) -> Tensor:
-    """How much two images differ, at the boundaries of a label map, in the Laplacian of their brightness.
+    """How much the Laplacians of two images' brightness differ at the boundaries of a label map.
 
     A change of colour or brightness that is the same on both sides of a boundary costs nothing, unlike in DiGA's
-    release, which holds the colours themselves to the other image's there. The absolute difference, as a mean over all
-    pixels, as released; so it is 0 where there is no boundary.
+    release, which compares the colours themselves. The absolute difference is averaged over all pixels, as released, so
+    it is 0 without boundaries.
 
     Args:
         image, other: (B, 3, H, W) real, RGB in [0, 1].
@@ -48,6 +48,6 @@ def edge_loss(image: Tensor, other: Tensor, labels: Tensor) -> Tensor:
 
 
 def _laplacian(maps: Tensor) -> Tensor:
-    """Sum of the four neighbours less four times the pixel, of (B, H, W); beyond the border a pixel is its own one."""
+    """Sum of the four neighbours minus four times the pixel, of (B, H, W), with replicated borders."""
     down, across = maps.diff(dim=1), maps.diff(dim=2)
     return F.pad(down, (0, 0, 0, 1)) - F.pad(down, (0, 0, 1, 0)) + F.pad(across, (0, 1)) - F.pad(across, (1, 0))

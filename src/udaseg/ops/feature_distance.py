@@ -1,4 +1,4 @@
-"""DAFormer's distance to the features of the initial encoder, on the cells of things (CVPR 2022)."""
+"""DAFormer's distance to the features of the initial encoder, on cells of thing classes (CVPR 2022)."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udaseg.ops.losses import IGNORE
+from udaseg.types import IGNORE
 
 
 @torch.no_grad()
 def shrink_labels(labels: Tensor, size: tuple[int, int], classes: int, min_share: float) -> Tensor:
     """Labels (B, H, W) at the size (h, w) of a feature map: each cell's most frequent label.
 
-    A cell gets 255 where less than `min_share` of its pixels agree, or most of them are ignored: 255 counts as a class.
-    Map and labels are taken to cover the same image: cell i of h looks at the rows from floor(i H/h) up to but not
-    including ceil((i+1) H/h). Where h divides H these are blocks of H/h rows, as released; elsewhere (65 rows of
-    DeepLabv2 for 512 of the image) neighbouring cells share a row, and none is left out.
+    A cell gets 255 if less than `min_share` of its pixels agree, or if most of them are ignored: 255 counts as a class.
+    Map and labels cover the same image, so cell i of h consists of the rows from floor(i H/h) to ceil((i+1) H/h) - 1.
+    If h divides H, these are blocks of H/h rows, as released; otherwise (DeepLabv2 has 65 rows for 512 of the image)
+    neighbouring cells share a row, and no row is left out.
 
     Args:
         labels: int64, class indices below `classes` or 255.
@@ -47,9 +47,9 @@ def thing_cells(labels: Tensor, size: tuple[int, int], things: Sequence[int], cl
 
 
 def feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-    """Mean length of the difference of two feature vectors over the cells of the mask.
+    """Mean Euclidean distance of two feature maps over the cells of the mask.
 
-    0, connected to the graph, where the mask is empty (the release gives NaN). At a distance of 0 the gradient is 0.
+    It is 0, connected to the graph, if the mask is empty (the release gives NaN). At distance 0 the gradient is 0.
 
     Args:
         features, reference: (B, D, h, w), real; the reference gets no gradient.

@@ -6,16 +6,19 @@ Berman, Triki, Blaschko, "The Lovász-Softmax loss", CVPR 2018, arXiv 1705.08790
 import torch
 from torch import Tensor
 
-from udaseg.ops.losses import IGNORE
+from udaseg.ops.losses import require_labelled
+from udaseg.ops.precision import at_least_float32
+from udaseg.types import IGNORE
 
 
 def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
-    """Lovász-Softmax of all pixels of the batch together, the mean over the classes that the labels show.
+    """Lovász-Softmax over all pixels of the batch together, averaged over the classes that are in the labels.
 
-    For a class c, the errors |1[y = c] - p_c| in descending order, each times what its pixel adds to the Jaccard loss
-    once all pixels of larger errors are counted as wrong. 0, connected to the graph, where no pixel is labelled; with
-    one labelled pixel 1 - p_c. PLCA's release returns an empty tensor in the first case and fails in the second. On
-    several devices it averages each device's own classes; here one process sees the whole batch.
+    For a class c, the errors |1[y = c] - p_c| are sorted in descending order, and each is multiplied by what its pixel
+    adds to the Jaccard loss once all pixels with larger errors count as wrong. Without a labelled pixel the loss is 0,
+    connected to the graph; with a single one it is 1 - p_c. PLCA's release returns an empty tensor in the first case
+    and fails in the second. On several devices the release averages over each device's own classes; here one process
+    sees the whole batch.
 
     Args:
         logits: (B, C, H, W), real; computed in float32 or wider, also under autocast.
@@ -27,15 +30,11 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: shapes or the labels' type do not fit.
     """
-    if logits.dim() != 4 or labels.shape != (logits.shape[0], *logits.shape[2:]) or labels.is_floating_point():
-        raise ValueError(
-            f"logits (B, C, H, W) and integer labels (B, H, W) expected, found {tuple(logits.shape)} and "
-            f"{tuple(labels.shape)} {labels.dtype}"
-        )
-    probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
+    require_labelled(logits, labels)
+    probs = at_least_float32(logits).softmax(dim=1)
     labelled = labels != IGNORE
     total, present = probs.new_zeros(()), probs.new_zeros(())
-    # Class by class: what sorting needs is a multiple of the map's size, and alive for one class at a time.
+    # Class by class, because sorting needs a multiple of the map's size in RAM.
     for index, prob in enumerate(probs.unbind(dim=1)):
         foreground = labels == index
         errors = (foreground.to(prob.dtype) - prob).abs()
@@ -48,10 +47,10 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
 def _jaccard_weights(errors: Tensor, foreground: Tensor, labelled: Tensor) -> Tensor:
     """The Lovász extension's gradient in the errors of one class: same shape as `errors`, sum 1 over labelled pixels.
 
-    With the pixels down to one counted as wrong, I foreground pixels are still right, and the union of prediction and
-    truth is U. A foreground pixel takes 1 from I, which costs 1/U; another one adds 1 to U, which costs
-    I/(U - 1) - I/U. Counts are integers: exact, and their cumulative sums deterministic on CUDA, where those of floats
-    are not. Differences of Jaccard values as in the published code would lose most digits over many pixels.
+    Once all pixels down to this one count as wrong, I foreground pixels are still right, and the union of prediction
+    and truth is U. A foreground pixel takes 1 from I, which costs 1/U; any other adds 1 to U, which costs
+    I/(U - 1) - I/U. Counts are integers, so they are exact and their cumulative sums are deterministic on CUDA, unlike
+    those of floats. The published code subtracts Jaccard values, which loses most digits over many pixels.
 
     Args:
         errors: any shape, in [0, 1].

@@ -1,6 +1,6 @@
-"""PiPa's patch contrast (ACM MM 2023, arXiv 2211.07609): what two crops show of one place agrees, and nothing else.
+"""PiPa's patch contrast (ACM MM 2023, arXiv 2211.07609): embeddings of one place in two crops attract, others repel.
 
-Rows are L2-normalised embeddings (..., D). `paired_contrast` is the paper's, `bank_contrast` that of the released
+Rows are L2-normalised embeddings (..., D). `paired_contrast` is the paper's form, `bank_contrast` that of the released
 code, which is Context-Aware Consistency's (CVPR 2021).
 """
 
@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from udaseg.ops.losses import IGNORE
+from udaseg.ops.precision import at_least_float32
+from udaseg.types import IGNORE
 
 EPSILON = 1e-8  # as released, in the denominator and in the logarithm
 
@@ -25,17 +26,18 @@ def paired_contrast(
 ) -> Tensor:
     """InfoNCE of corresponding locations against the hardest of all others, summed over both directions.
 
-    -log( e^(a.p/T) / (e^(a.p/T) + sum_n e^(a.n/T)) ), averaged over the anchors a of one crop with the same place in
-    the other one as p, plus the same with the crops' roles swapped. The negatives n are the share of all other
-    locations, of both crops and of every image, that is most similar to the anchor; at least one, and those that tie
-    with the last one, too. The paper leaves open what gets the gradient: here anchors, positives and negatives do.
+    -log( e^(a.p/T) / (e^(a.p/T) + sum_n e^(a.n/T)) ), averaged over the anchors a of one crop, where p is the same
+    place in the other one; plus the same with the crops' roles swapped. The negatives n are those of all other
+    locations, of both crops and of every image, that are most similar to the anchor: the given share of them, at least
+    one, and any that tie with the last. The paper leaves open what gets the gradient: here anchors, positives and
+    negatives do.
 
     Args:
         rows: (M, D), all locations of all crops.
         first, second: (n,) int64, rows of the first and the second crops that show the same place.
         temperature: T (released 0.1).
         share: of an anchor's negatives, in (0, 1] (PiPa 0.1).
-        classes: (M,) int64, pseudo-classes: rows of the anchor's class are no negatives of it. None: all are.
+        classes: (M,) int64, pseudo-classes: rows of the anchor's class are not its negatives. None: all are.
 
     Returns:
         (): 0, connected to the graph, without a pair; 0 also for anchors without negatives.
@@ -46,7 +48,7 @@ def paired_contrast(
     _check(rows, first, second, classes)
     if not len(first):
         return rows.sum() * 0
-    rows = _wide(rows)
+    rows = at_least_float32(rows)
     forth = _hard_contrast(rows, first, second, temperature, share, classes)
     back = _hard_contrast(rows, second, first, temperature, share, classes)
     return forth + back
@@ -81,7 +83,7 @@ def hardest(similarity: Tensor, negative: Tensor, share: float) -> Tensor:
         (n, M) bool, within `negative`.
     """
     counts = (negative.sum(dim=1, dtype=torch.float64) * share).round().long().clamp(min=1)
-    most = math.ceil(similarity.shape[1] * share)  # a bound that is known without a look at the device
+    most = math.ceil(similarity.shape[1] * share)  # a bound that is known without waiting for the device
     largest = similarity.masked_fill(~negative, -torch.inf).topk(most, dim=1).values
     return negative & (similarity >= largest.gather(1, counts[:, None] - 1))
 
@@ -95,7 +97,7 @@ class Bank(NamedTuple):
 
 @torch.no_grad()
 def pushed(bank: Bank, rows: Tensor, labels: Tensor) -> Bank:
-    """The bank with a step more and without its oldest one.
+    """The bank with one more step and without its oldest one.
 
     Args:
         bank: of S steps with room for R rows each.
@@ -117,7 +119,7 @@ def pushed(bank: Bank, rows: Tensor, labels: Tensor) -> Bank:
 
 
 def empty_bank(steps: int, rows: int, width: int) -> Bank:
-    """A bank of (steps, rows, width) without content."""
+    """An empty bank of (steps, rows, width)."""
     return Bank(torch.zeros(steps, rows, width), torch.full((steps, rows), IGNORE))
 
 
@@ -137,7 +139,7 @@ def bank_contrast(
     temperature: float,
     threshold: float,
 ) -> BankContrast:
-    """The released loss: the less sure crop's rows near the surer one's, far from the bank's rows of other labels.
+    """The released loss: rows of the less sure crop move to the surer one's and away from the bank's with other labels.
 
     -log( e^(a.p/T) / (e^(a.p/T) + sum_b e^(a.b/T) + 1e-8) + 1e-8 ), averaged over the anchors a of one crop whose
     counterpart p in the other one is confident, and more so than they, plus the same with the roles swapped. The
@@ -148,7 +150,7 @@ def bank_contrast(
         first, second: (n,) int64, rows of the first and the second crops that show the same place.
         labels: (M,) int64, pseudo-labels of the rows.
         confidence: (M,), of these.
-        bank: rows with their pseudo-labels, as released those of this step included; empty ones are left out.
+        bank: rows with their pseudo-labels, including those of this step, as released; empty ones are left out.
         temperature: T (released 0.1).
         threshold: which a positive's confidence exceeds (released 0.9).
 
@@ -161,7 +163,7 @@ def bank_contrast(
     _check(rows, first, second, labels)
     if confidence.shape != labels.shape:
         raise ValueError(f"confidence {tuple(labels.shape)} as the labels expected, found {tuple(confidence.shape)}")
-    rows = _wide(rows)
+    rows = at_least_float32(rows)
     parts, counted = [], []
     for anchors, positives in ((first, second), (second, first)):
         mask = (confidence[positives] > threshold) & (confidence[anchors] < confidence[positives])
@@ -178,7 +180,7 @@ def _against_bank(anchors: Tensor, positives: Tensor, labels: Tensor, bank: Bank
         of_bank = anchors @ bank.rows.flatten(0, 1).to(anchors).mT / temperature  # (n, S*R)
     of_bank = of_bank.masked_fill(others == IGNORE, -torch.inf)
     of_positives = (anchors * positives).sum(dim=1, keepdim=True) / temperature
-    # Of rows with the anchor's own label, too, as released: where such a one is far above all else, 1e-8 counts.
+    # Rows with the anchor's own label count here, too, as released: where one is far above all others, 1e-8 matters.
     largest = torch.cat([of_positives, of_bank], dim=1).amax(dim=1, keepdim=True)
     against = ((of_bank - largest).exp() * (labels[:, None] != others)).sum(dim=1, keepdim=True)
     towards = (of_positives - largest).exp()
@@ -193,8 +195,3 @@ def _check(rows: Tensor, first: Tensor, second: Tensor, labels: Tensor | None) -
         )
     if labels is not None and labels.shape != rows.shape[:1]:
         raise ValueError(f"labels {tuple(rows.shape[:1])} of the rows expected, found {tuple(labels.shape)}")
-
-
-def _wide(rows: Tensor) -> Tensor:
-    """At least float32, as similarities over a small temperature need it."""
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))

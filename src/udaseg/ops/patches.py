@@ -1,7 +1,7 @@
 """Two overlapping crops of one image, and which cells of their feature maps show the same place.
 
-As PiPa (ACM MM 2023, arXiv 2211.07609) cuts them, whose released code has it from Context-Aware Consistency (CVPR
-2021). Sizes, offsets and shifts are (height, width) in pixels, maps of a crop have cells of `stride` pixels a side.
+They are cut as in PiPa (ACM MM 2023, arXiv 2211.07609), whose release takes this from Context-Aware Consistency (CVPR
+2021). Sizes, offsets and shifts are (height, width) in pixels; cells of maps are `stride` pixels a side.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TRIES = 50  # of a shift that overlaps as asked; then the crops are identical, as released
+TRIES = 50  # to draw a shift with the wanted overlap; after that the crops are identical, as released
 
 Pair = tuple[int, int]
 
@@ -26,28 +26,28 @@ class Box(NamedTuple):
 
 
 class CropPair(NamedTuple):
-    """Resize, then cut twice, then mirror each crop by itself."""
+    """Resize the image, cut two crops, then mirror each crop independently."""
 
     resized: Pair  # of the image
     size: Pair  # of each crop
     first: Pair  # offset of the first crop
-    second: Pair  # of the second one: a multiple of the stride away
+    second: Pair  # of the second crop: a multiple of the stride away
     flips: tuple[bool, bool]
 
     @property
     def boxes(self) -> tuple[Box, Box]:
-        """What both show, in the pixels of each crop before it is mirrored."""
+        """The area that both show, in the pixels of each crop before mirroring."""
         return overlap_of(self.first, self.second, self.size), overlap_of(self.second, self.first, self.size)
 
     @property
     def iou(self) -> float:
-        """Pixels that both show over pixels that either shows; 0 where they are apart."""
+        """Intersection over union of the crops' areas; 0 if they do not overlap."""
         box = self.boxes[0]
         shared = (box.bottom - box.top) * (box.right - box.left)
         return shared / (2 * self.size[0] * self.size[1] - shared)
 
     def apply(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Both crops (C, *size) of an image (C, H, W), float, resized bilinearly and smoothed where it shrinks."""
+        """Both crops (C, *size) of an image (C, H, W), float; resized bilinearly, with antialiasing."""
         if tuple(image.shape[-2:]) != self.resized:
             image = F.interpolate(image[None], self.resized, mode="bilinear", antialias=True)[0]
         first, second = (
@@ -57,9 +57,9 @@ class CropPair(NamedTuple):
 
 
 def overlap_of(offset: Pair, other: Pair, size: Pair) -> Box:
-    """What a crop at `offset` shares with one at `other`, both of `size`, in the first one's own pixels.
+    """The area that a crop at `offset` shares with one at `other`, both of `size`, in the first crop's pixels.
 
-    Empty, with its bottom at its top or its right at its left, where they are apart.
+    If they do not overlap, the box is empty: its bottom equals its top, or its right its left.
     """
     spans = []
     for here, there, length in zip(offset, other, size, strict=True):
@@ -82,18 +82,18 @@ def draw_pair(
     stride: int,
     generator: torch.Generator,
 ) -> CropPair:
-    """A random pair of crops: the first one anywhere, the second one shifted until the two overlap as asked.
+    """A random pair of crops: the first anywhere, the second shifted so that the two overlap as requested.
 
-    The shift is uniform over the multiples of the stride that keep the crop within the image, and drawn again until
-    the IoU is within its bounds; after 50 such draws the crops are identical.
+    The shift is uniform over the multiples of the stride that keep the crop within the image. It is drawn again until
+    the IoU is within its bounds; after 50 draws the crops are identical.
 
     Args:
-        image: of the image.
-        size: of the crops.
+        image: size of the image.
+        size: size of the crops.
         scale: bounds of the uniform factor by which the image is resized first.
         iou: bounds of the crops' intersection over union (released 0.1 and 1).
         stride: of the shifts (released 8).
-        generator: on the CPU; the same number of draws is taken whatever they are.
+        generator: on the CPU; the number of draws is always the same.
 
     Raises:
         ValueError: the crop is larger than the resized image.
@@ -125,10 +125,10 @@ def _shifted(first: Pair, room: Pair, stride: int, chances: Sequence[float]) -> 
 
 
 def upright(maps: Tensor, flips: Sequence[bool]) -> Tensor:
-    """Maps (B, ..., w) of crops with the mirrored ones turned back, so that both crops of an image run alike.
+    """Maps (B, ..., w) of crops with the mirroring undone, so that both crops of an image have one orientation.
 
     Raises:
-        ValueError: not one flip for each image.
+        ValueError: the numbers of flips and maps differ.
     """
     if len(flips) != len(maps):
         raise ValueError(f"a flip for each of {len(maps)} maps expected, found {len(flips)}")
@@ -139,7 +139,7 @@ def to_cells(maps: Tensor, size: Pair, stride: int) -> Tensor:
     """Maps (B, D, h, w) of upright crops of `size`, averaged over cells of `stride` pixels a side.
 
     Raises:
-        ValueError: the maps are coarser than that.
+        ValueError: the maps are coarser than the cells.
     """
     finer = min(maps.shape[-2] // max(size[0] // stride, 1), maps.shape[-1] // max(size[1] // stride, 1))
     if finer < 1:
@@ -147,11 +147,6 @@ def to_cells(maps: Tensor, size: Pair, stride: int) -> Tensor:
             f"maps of crops {size} with cells of at most {stride} pixels expected, found {tuple(maps.shape)}"
         )
     return F.avg_pool2d(maps, finer) if finer > 1 else maps
-
-
-def as_rows(maps: Tensor) -> Tensor:
-    """(B, D, h, w) -> (B*h*w, D)."""
-    return maps.movedim(1, -1).flatten(0, 2)
 
 
 def corresponding_cells(
@@ -168,8 +163,8 @@ def corresponding_cells(
             and rounded down, as released.
         size: (h, w) of the maps.
         stride: pixels of a cell's side.
-        most: so many of an image's cells at most, drawn without replacement; None: all of them.
-        generator: on the CPU, for that draw; None: the global one.
+        most: largest number of cells of an image, drawn without replacement; None: all cells.
+        generator: on the CPU, for this draw; None: the global one.
 
     Returns:
         Two (n,) int64 on the CPU, indices into the maps of all first and then all second crops, flattened to 2*B*h*w.

@@ -1,12 +1,12 @@
-"""Prototypes: a mean feature for each class, and how near to them features are (ProDA, CVPR 2021, arXiv 2101.10979).
+"""Prototypes: a mean feature of each class, and the distances of features to them (ProDA, CVPR 2021, 2101.10979).
 
-Prototypes are constants of the loss: they follow a teacher's features by moving means and get no gradient. Features
-come as maps (B, D, h, w), prototypes as (C, D) with the number of vectors that each was made of as counts (C,).
+Prototypes are constants of the loss: they follow a teacher's features as moving means and get no gradient. Features are
+maps (B, D, h, w), prototypes (C, D); counts (C,) are the numbers of vectors that the prototypes are means of.
 
-A class that no image has shown yet has the count 0 and a prototype of zeros. The release lets it compete at the
-distance ||f||, which is no statement about the class, and then moves it from zero by a ten-thousandth a time. Told by
-`seen` which classes those are, the functions here leave them out of the competition and take their first vector whole.
-Without `seen` they do as the release does.
+A class that has not been in any image has the count 0 and a prototype of zeros. In the release it competes with the
+distance ||f||, which says nothing about the class, and then moves away from zero by a ten-thousandth at a time. With
+`seen`, which says which classes have been seen, the functions here leave the others out of the competition and take
+their first vector as it is. Without `seen` they follow the release.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from udaseg.ops.roots import rounded_sqrt
+from udaseg.ops.precision import rounded_sqrt
+from udaseg.types import IGNORE
 
-COUNT_CAP = 3000  # as released: counts stop here, and a cumulative mean goes on as a moving one with 1/3001
+COUNT_CAP = 3000  # as released: counts stop here, and the cumulative mean becomes a moving one with 1/3001
 
 
 class ClassMeans(NamedTuple):
@@ -28,13 +29,13 @@ class ClassMeans(NamedTuple):
 
 @torch.no_grad()
 def class_means(features: Tensor, logits: Tensor, min_pixels: int = 10, threshold: float = 0.0) -> ClassMeans:
-    """For each image and class, the mean feature over the pixels that are predicted as the class.
+    """For each image and class, the mean feature of the pixels that are predicted as the class.
 
     Args:
         features: (B, D, h, w).
         logits: (B, C, h, w) at the same resolution.
-        min_pixels: a class with fewer predicted pixels in an image is not present in it (released 10).
-        threshold: only pixels of at least this probability count for the mean; `min_pixels` counts all, as released.
+        min_pixels: a class with fewer predicted pixels in an image does not count as present (released 10).
+        threshold: only pixels of at least this probability enter the mean; `min_pixels` counts all, as released.
 
     Raises:
         ValueError: shapes do not fit.
@@ -54,6 +55,33 @@ def class_means(features: Tensor, logits: Tensor, min_pixels: int = 10, threshol
         sums = counted @ features.float().flatten(2).mT  # (B, C, D)
     present = (predicted.sum(dim=2) >= min_pixels) & (pixels > 0)
     return ClassMeans(sums / pixels.clamp(min=1)[..., None] * present[..., None], present)
+
+
+@torch.no_grad()
+def confirmed_means(features: Tensor, logits: Tensor, labels: Tensor, min_pixels: int = 5) -> ClassMeans:
+    """For each image and class, the mean feature of the pixels that are labelled and predicted as the class (DiGA).
+
+    Args:
+        features: (B, D, h, w).
+        logits: (B, C, h, w).
+        labels: (B, h, w) int64, 255 = none.
+        min_pixels: a class with fewer such pixels in an image does not count as present (released 5).
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if logits.dim() != 4 or labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            f"logits (B, C, h, w) and labels (B, h, w) expected, found {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    confirmed = labels.masked_fill(labels != logits.argmax(dim=1), IGNORE).flatten(1)
+    classes = torch.arange(logits.shape[1], device=labels.device)[:, None]
+    member = (confirmed[:, None] == classes).float()  # (B, C, h*w)
+    pixels = member.sum(dim=2, keepdim=True)
+    with torch.autocast(features.device.type, enabled=False):
+        sums = member @ features.float().flatten(2).mT  # (B, C, D)
+    present = pixels >= min_pixels
+    return ClassMeans(sums / pixels.clamp(min=1) * present, present[..., 0])
 
 
 @torch.no_grad()
@@ -121,8 +149,8 @@ def momentum_update(
 def prototype_distances(features: Tensor, prototypes: Tensor) -> Tensor:
     """Euclidean (not squared) distances ||f - eta_k|| of features (B, D, h, w) to prototypes (C, D): (B, C, h, w).
 
-    One matrix product, in float32 also under autocast: ||f||^2 + ||eta||^2 - 2 f.eta, about the prototypes' mean, so
-    that little cancels. Where a feature is its prototype the distance is 0 and its gradient is 0, too.
+    One matrix product, in float32 also under autocast: ||f||^2 + ||eta||^2 - 2 f.eta, relative to the prototypes' mean
+    to reduce cancellation. Where a feature equals a prototype, both the distance and its gradient are 0.
 
     Raises:
         ValueError: shapes do not fit.
@@ -141,20 +169,20 @@ def prototype_distances(features: Tensor, prototypes: Tensor) -> Tensor:
         product = prototypes @ centred  # (B, C, h*w)
         squared = centred.square().sum(dim=1, keepdim=True) + prototypes.square().sum(dim=1)[:, None] - 2 * product
         positive = squared > 0
-        # The root's gradient at 0 is infinite: those places pass a constant through it.
+        # The root's gradient at 0 is infinite, so a constant takes the place of zeros.
         distances = rounded_sqrt(squared.masked_fill(~positive, 1.0)) * positive
     return distances.unflatten(2, features.shape[2:])
 
 
 def assignment_logits(distances: Tensor, temperature: float = 1.0, seen: Tensor | None = None) -> Tensor:
-    """-(d - min_k d) * temperature: the softmax over it is the soft assignment to prototypes (ProDA).
+    """-(d - min_k d) * temperature; its softmax is the soft assignment to prototypes (ProDA).
 
-    The paper divides by the temperature; the release multiplies, which is the same at its value of 1 and followed here.
+    The paper divides by the temperature. The release multiplies, as here; at its value of 1 this is the same.
 
     Args:
         distances: (B, C, h, w), see `prototype_distances`.
         temperature: sharpness, above 0.
-        seen: (C,) bool; classes that were not seen get the weight 0. None, or no class seen: all take part.
+        seen: (C,) bool; other classes get the weight 0. None, or no class seen: all take part.
 
     Returns:
         (B, C, h, w), finite.

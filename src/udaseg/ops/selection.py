@@ -1,7 +1,7 @@
 """Class-balanced selection of pseudo-labels: thresholds, hard labels, soft labels, rare classes (CBST, CRST).
 
 Zou et al., ECCV 2018, arXiv 1810.07911 (CBST), and ICCV 2019, arXiv 1908.09822 (CRST). Two passes over the target's
-images give the thresholds, and a third one the labels of each image:
+images give the thresholds, a third one the labels of each image:
 
     pools = ClassPools(classes, portion, every)
     while not pools.complete:  # twice
@@ -17,28 +17,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from udaseg.ops.losses import IGNORE
+from udaseg.types import IGNORE
 
 _BITS = 15  # half of the bit pattern of a float32 in [0, 2)
 _ROUNDING = 1e-6  # of a float32 sum over the classes
 
 
 class ClassPools:
-    """The threshold of each class: the confidence of its most confident `portion`, an exact order statistic.
+    """The threshold of each class: the lowest confidence in its most confident `portion`, an exact order statistic.
 
-    A class's pool holds the confidences of the pixels that are predicted as it: of each image every `every`-th one of
-    them in row-major order, the first always. Of a pool of m confidences the n = floor(m * portion) highest are
-    selected, and the threshold is the n-th highest, or 1 where n is 0.
+    A class's pool consists of the confidences of the pixels that are predicted as it: in each image every `every`-th of
+    them in row-major order, starting with the first. Of a pool of m confidences the n = floor(m * portion) highest are
+    selected, and the threshold is the n-th highest, or 1 if n is 0.
 
-    Pools are never held. The bit patterns of floating-point numbers that are not negative are ordered as the numbers
-    are, so a first pass that counts their upper halves tells in which interval the n-th highest lies, and a second one
-    over the same images that counts the lower halves in there tells which number it is. This takes 256 KiB a class
-    for any number of images. The release keeps Python floats: 2.7e8 of them for 505 images of Cityscapes.
+    Pools are not kept in RAM. Bit patterns of non-negative floating-point numbers are ordered like the numbers, so a
+    first pass that counts their upper halves finds the interval of the n-th highest, and a second pass over the same
+    images that counts the lower halves within it finds the number itself. This takes 256 KiB for each class, however
+    many images there are. The release keeps Python floats: 2.7e8 of them for 505 images of Cityscapes.
 
     Args:
         classes: number of them, C.
         portion: share of each pool that is selected, in [0, 1].
-        every: one in so many pixels counts, at least 1 (CRST 4).
+        every: one of this many pixels counts, at least 1 (CRST 4).
     """
 
     def __init__(self, classes: int, portion: float, every: int = 1) -> None:
@@ -59,7 +59,7 @@ class ClassPools:
 
     @property
     def complete(self) -> bool:
-        """Whether both passes are done."""
+        """Whether both passes are finished."""
         return self._passes == 2
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class ClassPools:
             ValueError: shape, type or values do not fit (NaN among them), or both passes are done.
         """
         if self.complete:
-            raise ValueError("both passes are done; pools can be fed no more")
+            raise ValueError("both passes are done; no image can be added")
         if probs.dim() != 3 or len(probs) != self.classes or probs.dtype != torch.float32:
             raise ValueError(
                 f"float32 probabilities ({self.classes}, H, W) expected, found {tuple(probs.shape)} {probs.dtype}"
@@ -95,7 +95,7 @@ class ClassPools:
             self._counts[index] += digits.bincount(minlength=1 << _BITS).cpu()
 
     def end_pass(self) -> None:
-        """All images have been added.
+        """End a pass, after all images have been added.
 
         Raises:
             ValueError: the second pass saw other predictions than the first, or both are done already.
@@ -115,7 +115,7 @@ class ClassPools:
         self._passes += 1
 
     def _find(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """The digit at which `ranks` (C,) numbers are reached from above, and how many of them it holds itself."""
+        """The digit at which counting from above reaches `ranks` (C,) numbers, and how many of them have this digit."""
         from_above = self._counts.flip(1).cumsum(dim=1)  # (C, digits), of the highest digit first
         place = (from_above < ranks[:, None]).sum(dim=1).clamp(max=(1 << _BITS) - 1)
         digit = (1 << _BITS) - 1 - place
@@ -124,11 +124,11 @@ class ClassPools:
 
     @property
     def ranks(self) -> Tensor:
-        """(C,) int64: how many of each pool are selected, n = floor(size * portion), rounded as Python does it."""
+        """(C,) int64: how many numbers of each pool are selected, n = floor(size * portion), in Python's arithmetic."""
         return torch.tensor([math.floor(size * self.portion) for size in self.sizes.tolist()])
 
     def thresholds(self) -> Tensor:
-        """(C,) float32 in (0, 1]; 1 for a class of which nothing is selected.
+        """(C,) float32 in (0, 1]; 1 for a class without selected pixels.
 
         Raises:
             ValueError: a pass is missing.
@@ -155,8 +155,8 @@ def scaled(probs: Tensor, thresholds: Tensor) -> Tensor:
 def class_balanced_labels(probs: Tensor, thresholds: Tensor) -> Tensor:
     """CBST's pseudo-labels: the class whose probability exceeds its own threshold by the largest factor.
 
-    A pixel whose probability equals the threshold is selected, as in the released code (paper: exceeds it). The label
-    need not be the most probable class.
+    A pixel whose probability equals the threshold is selected, as released (paper: it must exceed it). The label need
+    not be the most probable class.
 
     Args:
         probs: (B, C, H, W) float32, in [0, 1].
@@ -170,7 +170,7 @@ def class_balanced_labels(probs: Tensor, thresholds: Tensor) -> Tensor:
 
 
 class EntropyLabels(NamedTuple):
-    soft: Tensor  # (B, C, H, W), sum 1 over C at every pixel, also where `hard` is 255
+    soft: Tensor  # (B, C, H, W), sums to 1 over C at every pixel, also where `hard` is 255
     hard: Tensor  # (B, H, W) int64, the soft label's largest class; 255 where the pixel is not selected
 
 
@@ -179,8 +179,8 @@ def entropy_labels(probs: Tensor, thresholds: Tensor, alpha: float) -> EntropyLa
     """CRST's labels under an entropy regulariser (LRENT): q_c proportional to (p_c / thr_c)^(1 / alpha).
 
     A pixel is selected where this q costs less than ignoring the pixel, -Σ q log p + alpha Σ q log q < -Σ q log thr.
-    With q filled in this is Σ_c (p_c / thr_c)^(1 / alpha) > 1; by that form, rounding decides only where both sides
-    are equal (all thresholds 1 with alpha 1), and nothing is selected there.
+    Inserting q gives Σ_c (p_c / thr_c)^(1 / alpha) > 1. In this form rounding matters only where both sides are equal
+    (all thresholds 1, alpha 1), and there nothing is selected.
 
     Args:
         probs: (B, C, H, W) float32, in [0, 1].
@@ -191,7 +191,7 @@ def entropy_labels(probs: Tensor, thresholds: Tensor, alpha: float) -> EntropyLa
         raise ValueError(f"a positive alpha expected, found {alpha}")
     factors = scaled(probs, thresholds)
     largest, hard = factors.max(dim=1, keepdim=True)
-    powers = (factors / largest).pow(1 / alpha)  # at most 1, where those of the factors themselves may overflow
+    powers = (factors / largest).pow(1 / alpha)  # at most 1, whereas powers of the factors may overflow
     total = powers.sum(dim=1, keepdim=True)
     selected = largest.log() / alpha + total.log() > _ROUNDING
     return EntropyLabels(powers / total, hard.masked_fill(~selected, IGNORE)[:, 0])
@@ -206,7 +206,7 @@ def _shares(predicted: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def rare_classes(predicted: Tensor, count: int = 3) -> list[int]:
-    """The `count` classes that are predicted at the fewest pixels, absent ones first; of equal ones the lower first.
+    """The `count` classes predicted at the fewest pixels, absent ones first; of equal ones the lower index first.
 
     Args:
         predicted: (C,) integer, pixels predicted as each class.
@@ -216,7 +216,7 @@ def rare_classes(predicted: Tensor, count: int = 3) -> list[int]:
 
 
 def mined_classes(predicted: Tensor, below: float) -> list[int]:
-    """The classes with less than the share `below` of the predicted pixels, in ascending order of it.
+    """The classes whose share of the predicted pixels is less than `below`, in ascending order.
 
     Args:
         predicted: (C,) integer, pixels predicted as each class.

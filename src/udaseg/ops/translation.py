@@ -1,20 +1,20 @@
-"""The look of one image on the content of another, without any training."""
+"""Giving an image another one's look, without training."""
 
 import torch
 from torch import Tensor
 
-from udaseg.ops.roots import rounded_sqrt
+from udaseg.ops.precision import rounded_sqrt
 
-# sRGB's primaries in XYZ under D65 (IEC 61966-2-1), white first divided out: rows are X / X_n, Y / Y_n, Z / Z_n.
+# sRGB's primaries in XYZ under D65 (IEC 61966-2-1).
 WHITE = (0.95047, 1.0, 1.08883)
 TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
     (0.2126729, 0.7151522, 0.0721750),
     (0.0193339, 0.1191920, 0.9503041),
 )
-KNEE = 6 / 29  # of CIE's cube root
-SMALLEST = 0.01  # standard deviation in L*a*b* below which a channel counts as constant: no eye sees it
-ABSENT = 1e-6  # amplitude of a frequency, as a share of the largest there can be, below which it has no phase
+KNEE = 6 / 29  # below it CIE's cube root is linear
+SMALLEST = 0.01  # standard deviation in L*a*b* below which a channel counts as constant: it is invisible
+ABSENT = 1e-6  # amplitude, as a share of the largest possible one, below which a frequency has no phase
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """The inverse of `rgb_to_lab`; colours beyond sRGB are clipped to [0, 1] channel by channel.
+    """The inverse of `rgb_to_lab`; colours outside of sRGB are clipped to [0, 1] in each channel.
 
     Raises:
         ValueError: another shape than (B, 3, H, W).
@@ -57,9 +57,8 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 def lab_transfer(source: Tensor, target: Tensor) -> Tensor:
     """Source images with the mean and standard deviation of the target's colours, channel by channel of L*a*b*.
 
-    Reinhard et al., "Color transfer between images", IEEE CG&A 2001, in another space of opponent colours. A channel
-    that is constant in the source has no spread to stretch and takes the target's mean only; a constant target makes
-    the channel constant.
+    Reinhard et al., "Color transfer between images", IEEE CG&A 2001, in another space of opponent colours. If a
+    source channel is constant, it only takes the target's mean; if the target's is constant, the result is, too.
 
     Args:
         source, target: (B, 3, H, W) and (B, 3, H', W') real, in [0, 1]; image i takes the look of target image i.
@@ -80,16 +79,16 @@ def lab_transfer(source: Tensor, target: Tensor) -> Tensor:
 
 
 def fourier_transfer(source: Tensor, target: Tensor, share: float) -> Tensor:
-    """Source images with the target's amplitudes at low frequencies; the phase, and with it the layout, stays.
+    """Source images with the target's amplitudes at low frequencies; their phase, and so their layout, is kept.
 
-    Yang & Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020. Exchanged are the frequencies
-    of at most floor(min(H, W) * share) cycles along both axes, as released: with a half side of 0 that is the mean
-    alone. Both signs of a frequency are, so that the result is real. A frequency that the source does not have, has no
-    phase to be kept and stays away; in the release the phase of rounding errors, or 0, takes its place.
+    Yang & Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020. The frequencies of at
+    most floor(min(H, W) * share) cycles along both axes are exchanged, as released; if that is 0, only the mean. Both
+    signs of a frequency are exchanged, so the result is real. A frequency that is absent from the source has no phase
+    and stays absent; the release uses the phase of rounding errors, or 0.
 
     Args:
         source, target: (B, 3, H, W) real, in [0, 1], of one size; image i takes the look of target image i.
-        share: of the shorter side that is half the side of the exchanged square, in [0, 0.5) (paper 0.01, 0.05, 0.09).
+        share: half the exchanged square's side over the image's shorter side, in [0, 0.5) (paper 0.01, 0.05, 0.09).
 
     Returns:
         (B, 3, H, W) clipped to [0, 1].
@@ -108,7 +107,7 @@ def fourier_transfer(source: Tensor, target: Tensor, share: float) -> Tensor:
     down = torch.fft.fftfreq(height, 1 / height, device=source.device).round().abs() <= reach
     across = torch.arange(content.shape[-1], device=source.device) <= reach
     present = content.abs() > ABSENT * height * width
-    present[..., 0, 0] = True  # of a mean it is always 0
+    present[..., 0, 0] = True  # the phase of the mean is always 0
     amplitude = torch.where(down[:, None] & across & present, look.abs(), content.abs())
     return torch.fft.irfft2(torch.polar(amplitude, content.angle()), (height, width)).clamp(0, 1)
 

@@ -1,8 +1,8 @@
 """The geometry of a strongly augmented view (ProDA, CVPR 2021), replayed on maps of the same scene.
 
-Positions are continuous: of h x w cells the first one's centre is at (0.5, 0.5), so that a map of a quarter of the
-resolution is asked for the same places as the picture. Operations are inverse maps, "what is seen here was there", with
-the conventions of PIL: shears start from the upper left corner, and rotations are counter-clockwise about the centre.
+Positions are continuous: the centre of the first of h x w cells is at (0.5, 0.5), so a map at a quarter resolution is
+sampled at the same places as the picture. Operations are inverse maps ("what is seen here was there") with PIL's
+conventions: shears start from the upper left corner, and rotations are counter-clockwise about the centre.
 """
 
 import math
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Convention = Literal["paper", "released"]
+from udaseg.types import Fidelity
+
 Name = Literal["flip", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"]
 Operation = tuple[Name, float]  # amount: share (shear), pixels (translate), degrees (rotate), unused (flip)
 Rows = list[list[float]]
@@ -23,10 +24,10 @@ RELEASED_ORDER: tuple[Name, ...] = ("flip", "shear_x", "shear_y", "translate_x",
 
 @dataclass(frozen=True)
 class Warp:
-    """What happened to a picture.
+    """The geometric changes of a picture.
 
     Args:
-        operations: in the order in which the picture underwent them.
+        operations: in the order in which they were applied.
         cutout: x0, y0, x1, y1 in pixels of the result, painted over last; x1 and y1 are outside.
 
     Raises:
@@ -42,20 +43,21 @@ class Warp:
 
     @torch.no_grad()
     def apply(
-        self, maps: Tensor, scale: float, mode: Literal["bilinear", "nearest"], convention: Convention = "paper"
+        self, maps: Tensor, scale: float, mode: Literal["bilinear", "nearest"], convention: Fidelity = "paper"
     ) -> tuple[Tensor, Tensor]:
-        """Carry maps of the picture into the strong view, without a gradient.
+        """Warp maps of the picture into the strong view, without a gradient.
 
-        "paper": all operations as one map, which is sampled once: whatever its scale, a map stays on its picture, and
-        what one operation moves out of the picture and another one back is seen. "released": ProDA's replay, which
-        differs from what happened to the picture: one operation after the other in `RELEASED_ORDER`, of two equal ones
-        only the last, translations and cut-out floored to cells, and `translate_x` too far by a factor of w / h.
+        "paper": all operations form one transformation, which is sampled once. Maps of any scale stay aligned with the
+        picture, and what one operation moves out of the picture and another one back is visible. "released": ProDA's
+        replay, which differs from what happened to the picture: operations run one by one in `RELEASED_ORDER`, only
+        the last of two equal ones counts, translations and cut-out are floored to cells, and `translate_x` goes too
+        far by a factor of w / h.
 
         Args:
             maps: (C, h, w); of any dtype for "nearest", floating for "bilinear".
             scale: cells of `maps` per pixel of the picture: 1 for the picture itself, 1/4 for a map of a quarter. The
-                picture is taken to be (h / scale, w / scale) pixels.
-            mode: "released" knows "nearest" only.
+                picture is (h / scale, w / scale) pixels in size.
+            mode: with "released" only "nearest".
 
         Returns:
             The warped maps (C, h, w) of the same dtype, 0 where not valid, and (h, w) bool: False outside the picture
@@ -79,7 +81,7 @@ class Warp:
         return warped.masked_fill(~valid, 0), valid
 
     def _positions(self, maps: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Where in `maps` each cell's centre is taken from, x and y (h, w) in cells, and whether that is valid."""
+        """The positions in `maps` of the cells' centres, x and y (h, w) in cells, and whether each is valid."""
         height, width = maps.shape[1:]
         inverse = torch.eye(3, dtype=torch.float64)
         for name, amount in self.operations:
@@ -95,7 +97,7 @@ class Warp:
         return x, y, valid
 
     def _released_cells(self, maps: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """The number of the cell that each cell is taken from (h, w), counted row by row, and whether it is valid."""
+        """The number of the cell that each cell comes from (h, w), counted row by row, and whether it is valid."""
         height, width = maps.shape[1:]
         numbers = torch.arange(1, height * width + 1, dtype=torch.float32, device=maps.device)
         numbers = numbers.view(1, 1, height, width)
@@ -119,7 +121,7 @@ class Warp:
 
 
 def _inverse_rows(name: Name, amount: float, size: tuple[int, int], scale: float) -> Rows:
-    """The 3x3 matrix that takes a place (x, y, 1) after an operation to its place before it, in cells.
+    """The 3x3 matrix from a position (x, y, 1) after an operation to that before it, in cells.
 
     Args:
         amount: as in `Operation`.
@@ -150,19 +152,19 @@ def _normalised_grid(rows: Rows, size: tuple[int, int], device: torch.device) ->
     down = (d * width / height, e, 2 * f / height + d * width / height + e - 1)
     x = torch.linspace(-1, 1, width, device=device) * (width - 1) / width
     y = (torch.linspace(-1, 1, height, device=device) * (height - 1) / height)[:, None]
-    # Not affine_grid: places halfway between two cells are common, and there its matrix product rounds to either side,
-    # one processor unlike the other.
+    # Not affine_grid: positions halfway between two cells are common, and there its matrix product rounds to either
+    # side, depending on the processor.
     return torch.stack([along * x + other * y + shift for along, other, shift in (across, down)], -1)[None]
 
 
 def _nearest(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    # By number: keeps any dtype, and a place on the border between two cells goes to the same side everywhere.
+    # By number: keeps any dtype, and a position on the border between two cells goes to the same side everywhere.
     height, width = maps.shape[1:]
     return _taken(maps, _clamped(y.floor(), height) * width + _clamped(x.floor(), width))
 
 
 def _bilinear(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    # Not grid_sample: its division by the size and back takes even the identity a little off the centres.
+    # Not grid_sample: it divides by the size and multiplies again, which moves even the identity off the centres.
     height, width = maps.shape[1:]
     x0, y0 = (x - 0.5).floor(), (y - 0.5).floor()
     along, down = (x - 0.5 - x0).to(maps.dtype), (y - 0.5 - y0).to(maps.dtype)

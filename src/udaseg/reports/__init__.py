@@ -1,1 +1,1 @@
-"""Reports of a study: built from run folders and nothing else."""
+"""The report of a study, built from run folders and nothing else."""

@@ -1,10 +1,12 @@
-"""The main table and the curves as plain files, for what compares versions of a study: `dvc metrics`, `dvc plots`."""
+"""The main table and the curves as plain files, by which `dvc metrics` and `dvc plots` compare versions of a study."""
+
+import math
 
 import pandas as pd
 
-from udaseg.reports.compare import gap_closed, scores
-from udaseg.reports.frames import history_frame
-from udaseg.reports.study import Report
+from udaseg.reports.compare.comparisons import Comparisons
+from udaseg.reports.read.history import history_frame
+from udaseg.reports.read.report import Report
 
 DIGITS = 4  # of percent
 KINDS = {"monitor": "", "term": "loss "}  # kinds of numbers in the curves, and what their names begin with
@@ -15,20 +17,21 @@ def metrics(report: Report) -> dict[str, dict[str, float | int]]:
 
     What is undefined is left out: the spread of one seed, the gap without both bounds.
     """
-    baseline, oracle = scores(report, report.baseline), scores(report, report.oracle)
+    comparisons = Comparisons(report)
     found = {}
-    for label in report.labels():
-        own = scores(report, label)
-        values = {report.metric(label, report.headline): own.mean(), "std": own.std(ddof=1)}
-        values["gap_closed"] = 100 * gap_closed(own, baseline, oracle)[0]
-        known = {name: round(float(value), DIGITS) for name, value in values.items() if not pd.isna(value)}
-        found[label] = known | {"seeds": len(own)}
+    for row in report.main:
+        summary = comparisons.summary(row.final)
+        values = {row.headline: summary.mean, "std": summary.std}
+        values["gap_closed"] = 100 * comparisons.gap_closed(row.final)[0]
+        known = {name: round(value, DIGITS) for name, value in values.items() if not math.isnan(value)}
+        found[row.name] = known | {"seeds": summary.n}
     return found
 
 
 def score_table(report: Report) -> str:
     """CSV of recipe and its headline score in percent, in the report's order."""
-    rows = [{"recipe": label, "score": round(float(scores(report, label).mean()), DIGITS)} for label in report.labels()]
+    means = {row.name: Comparisons(report).summary(row.final).mean for row in report.main}
+    rows = [{"recipe": name, "score": round(mean, DIGITS)} for name, mean in means.items()]
     return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
 
 
@@ -42,9 +45,9 @@ def curve_table(report: Report) -> str:
     percent = history["kind"].eq("monitor").map({True: 100.0, False: 1.0})
     history = history.assign(number=history["kind"].map(KINDS) + history["name"], value=history["value"] * percent)
     parts = []
-    for label in report.labels():
-        own = history[history["run"].isin({str(run.folder) for run in report.final_runs(label)})]
+    for row in report.main:
+        own = history[history["run"].isin({str(run.folder) for run in row.final.runs})]
         means = own.groupby(["number", "iteration"])["value"].mean().round(DIGITS).reset_index()
-        parts.append(means.assign(recipe=label))
+        parts.append(means.assign(recipe=row.name))
     table = pd.concat(parts)[["recipe", "number", "iteration", "value"]]
     return table.to_csv(index=False, lineterminator="\n")

@@ -30,7 +30,7 @@ class Kind:
     # "module:function", called as function(spec, build) or, on a device, function(spec, build, device); what it leaves
     # in `build` becomes the result. "": its verb puts the result in its place by itself
     work: str = ""
-    # modules below the package whose code decides the result, with fields of the `spec` and the module of its `method`
+    # Modules below the package whose code decides the result, with fields of the `spec` and its `method`'s module.
     code: tuple[str, ...] = ()
     marker: str = MARKER  # file of the folder that is written last; "": the folder itself, which appears by rename
     on_device: bool = False

@@ -192,6 +192,7 @@ class ReportSpec(Model):
     fidelity: list[FidelityField] = Field(default=[])
     translations: list[ReportTranslation]  # of the first seed
     data: dict[str, PathText]
+    networks: dict[str, str] = Field(default={})  # name -> title, in which {depth} stands for that parameter
     code: str
 
 

@@ -6,10 +6,11 @@ from typing import Any
 from udaseg.config.evaluation import Labels
 from udaseg.config.recipes import MethodParams, Stage
 from udaseg.config.schema import DomainUse, Params
-from udaseg.config.training import Pretrain, Train, View
+from udaseg.config.training import Network, Pretrain, Train, View
 from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import MethodSpec
+from udaseg.nets import NETWORKS
 from udaseg.study.overlay import overlay
 from udaseg.study.rows import ResolvedStage
 from udaseg.validation import M, require_known, validate
@@ -84,7 +85,7 @@ def resolve_stage(
         init=_init(stage, path, spec.initial_roles(knobs), earlier),
         knobs=plain,
         weights=weights,
-        network=_laid(params.network, stage.network, f"{path}.network"),
+        network=_network(params, stage, path),
         optim=_laid(params.optim, stage.optim, f"{path}.optim"),
         train=train,
         labels=labels,
@@ -190,3 +191,10 @@ def check_view(path: str, view: View, use: DomainUse | Pretrain) -> None:
 def _short(weight: float) -> float:
     """A loss weight as people write it: 1 instead of 1.0."""
     return int(weight) if weight.is_integer() else weight
+
+
+def _network(params: Params, stage: Stage, path: str) -> Network:
+    """The stage's network; ValueError when there is none of this name."""
+    network = _laid(params.network, stage.network, f"{path}.network")
+    require_known(f"{path}.network.name" if "name" in stage.network else "network.name", network.name, NETWORKS)
+    return network

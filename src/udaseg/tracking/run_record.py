@@ -1,4 +1,4 @@
-"""What MLflow is told of a run: a pure function of its folder, which knows nothing of mlflow."""
+"""What is sent to MLflow for a run: a pure function of its folder, which does not import mlflow."""
 
 import hashlib
 import io
@@ -14,8 +14,10 @@ import numpy as np
 from PIL import Image
 
 from udaseg.data.datasets.classes import colourise
-from udaseg.reports.collect import Report, Run, history_points
-from udaseg.reports.protocols import protocol_text
+from udaseg.reports.read.history import history_points
+from udaseg.reports.read.protocols import protocol_text
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Run
 from udaseg.runs.folder import MARKER, MEASURED
 from udaseg.runs.records import RESULTS
 
@@ -27,7 +29,7 @@ HISTORY = {"term": "terms", "log": "logs", "lr": "lr", "monitor": "monitor", "io
 
 @dataclass(frozen=True)
 class Record:
-    """Everything that is sent of one run, or of a sweep, which in the store is a run that has others below it."""
+    """Everything that is sent for a run, or for a sweep, which in the store is a run with others below it."""
 
     name: str
     start: int  # milliseconds since 1970, as the next one
@@ -43,28 +45,28 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """Hash of what can change when the record is made again: tags, artifacts and end."""
+        """Hash of what can differ when the record is made again: tags, artifacts and end."""
         files = {name: hashlib.sha256(content).hexdigest() for name, content in self.artifacts.items()}
         return hashlib.sha256(json.dumps([self.end, self.tags, files], sort_keys=True).encode()).hexdigest()
 
 
 def place(tags: Mapping[str, str]) -> tuple[str, ...]:
-    """What a run in the store is of, which is sent once: run, sweep and point; "" for what it is not of."""
+    """What identifies a run in the store: run, sweep and point, "" where there is none. It is sent once."""
     return tuple(tags.get(name, "") for name in PLACE)
 
 
 def is_finished(run: Run) -> bool:
-    """Whether it is trained, and scored where it is to be."""
+    """Whether it is trained and, where that is planned, evaluated."""
     return run.trained and bool(run.metrics or not run.evaluation)
 
 
 def make_record(report: Report, run: Run) -> Record:
-    """What is sent of a finished run. An earlier stage of a point goes by the recipe that the point is laid upon.
+    """What is sent for a finished run. An earlier stage of a point has the name of the recipe that the point modifies.
 
     Folders of runs are no parameters: a comparison would show them as such. They are in tags and in spec.yaml.
     """
     start, end, pace = _times(run)
-    headline = f"last/{report.metric(run.label, report.headline)}"
+    headline = f"last/{report.rows[run.row].headline}"
     scores = sorted(final_metrics(run), key=lambda score: score[0] != headline)  # the interface begins with the first
     metrics = [(name, value, end, step) for name, value, step in scores]
     metrics += [
@@ -124,12 +126,12 @@ def flattened(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def written(name: str) -> str:
-    """A parameter's name in the characters that MLflow takes."""
+    """A parameter's name, restricted to the characters that MLflow accepts."""
     return re.sub(r"[^\w\-. /]", "_", name)
 
 
 def make_tags(report: Report, run: Run) -> dict[str, str]:
-    """Where the run belongs, what code and data made it, and the words that the user interface shows."""
+    """The run's place in the study, its code and data, and the text that the user interface shows."""
     tags = {
         "mlflow.source.name": f"udaseg train {run.folder}/spec.yaml",
         "mlflow.source.git.commit": str(run.env.get("commit") or ""),
@@ -158,14 +160,14 @@ def description(report: Report, run: Run) -> str:
     who = f"{title}, stage {run.stage}, seed {run.seed}"
     if not run.metrics:
         return f"{who}; not evaluated."
-    metric = report.metric(run.label, report.headline)
+    metric = report.rows[run.row].headline
     score = run.metrics["scores"]["last"]["sets"][metric]
     value = "undefined" if score is None else f"{100 * score:.1f} %"
     return f"{who}: **{metric} {value}** (last iteration).\n\n{protocol_text(run.metrics['protocol'], report)}."
 
 
 def make_artifacts(report: Report, run: Run) -> dict[str, bytes]:
-    """Path → bytes of the small files that go along: specs, scores, and the predictions in colour. No checkpoints."""
+    """Path → bytes of the small files that are sent: specs, scores, and the predictions in colour. No checkpoints."""
     names = ["spec.yaml", *(name for name in MEASURED if (run.place / name).is_file())]
     files = {name: (run.place / name).read_bytes() for name in names}
     if run.metrics and run.evaluated_at is not None:

@@ -1,4 +1,4 @@
-"""Sends finished runs to an MLflow store. A view of the run folders, never a source; the only importer of mlflow.
+"""Sends finished runs to an MLflow store: a view of the run folders, never a source. Only this module imports mlflow.
 
 One job per study sends everything, after its report: it migrates a new store once, where several writers would race,
 and it can be repeated into another or an empty store with the same result. A store that is down is noted, not an error:
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from udaseg.errors import UserError
-from udaseg.reports.collect import read_report
+from udaseg.reports.read.run_folders import read_report
 from udaseg.runs.files import write_bytes, write_json
 from udaseg.tracking.run_record import PLACE, Record, place
 from udaseg.tracking.sweep_record import Family, make_records
@@ -69,7 +69,7 @@ def track(spec_path: Path, note: Path) -> None:
 
 
 def probe(uri: str) -> None:
-    """Raise at once where MLflow would try for minutes: a locked or unreadable database file, a server that is away."""
+    """Raise at once where MLflow would retry for minutes: a locked or unreadable database, an unreachable server."""
     parts = urlsplit(uri)
     scheme = parts.scheme.split("+")[0]
     if scheme == "sqlite":
@@ -98,7 +98,7 @@ def masked(text: str, uri: str) -> str:
 
 
 def send_all(uri: str, study: str, records: list[Record], families: list[Family]) -> None:
-    """Send what the study's experiment does not hold whole; of a sweep, its new runs and what has changed in itself."""
+    """Send the runs that the study's experiment does not hold completely, and for a sweep what has changed."""
     import logging
 
     from mlflow import MlflowClient
@@ -127,7 +127,7 @@ def send_all(uri: str, study: str, records: list[Record], families: list[Family]
 
 
 def send_family(client: "MlflowClient", experiment_id: str, family: Family, held: dict[tuple[str, ...], Any]) -> None:
-    """Send what is missing of a sweep. A call that is killed leaves the sweep without its digest, for the next one."""
+    """Send what is missing of a sweep. A killed call leaves it without its digest, so the next one completes it."""
     parent = family.parent
     stored = held.get(parent.place)
     run_id = create(client, experiment_id, parent) if stored is None else stored.info.run_id
@@ -159,7 +159,7 @@ def send(client: "MlflowClient", experiment_id: str, record: Record, parent: str
 
 
 def create(client: "MlflowClient", experiment_id: str, record: Record, parent: str | None = None) -> str:
-    """Id of a new run in the store that tells of nothing but what it is of."""
+    """Id of a new run in the store, which holds only what identifies it."""
     first = {name: record.tags[name] for name in PLACE if name in record.tags}
     if parent is not None:
         first[PARENT] = parent

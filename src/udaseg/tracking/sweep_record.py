@@ -1,12 +1,13 @@
-"""What MLflow is told of a study with sweeps: each is a run of its own, with the runs of its points below it."""
+"""What is sent to MLflow for a study with sweeps: each sweep is a run, with the runs of its points below it."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from udaseg.reports.ablations import PREFIX
-from udaseg.reports.collect import Report, Run
+from udaseg.reports.read.report import Report
+from udaseg.reports.read.rows import Run
+from udaseg.reports.tables.sweeps import PREFIX
 from udaseg.runs.spec import ReportSweep, TrainSpec
 from udaseg.tracking.run_record import KEY, TAG, VALUE, Record, is_finished, make_record, written
 
@@ -20,7 +21,7 @@ class Family:
 
 
 def make_records(report: Report) -> tuple[list[Record], list[Family]]:
-    """What is sent of a study's finished runs: those that stand alone, and the sweeps that have any.
+    """What is sent for a study's finished runs: those that stand alone, and the sweeps that have any.
 
     A final run of a sweep's point is a child of the sweep, in each of the sweeps and points that it is of. Those of the
     study's own recipes and all earlier stages stand alone, each once.
@@ -29,23 +30,23 @@ def make_records(report: Report) -> tuple[list[Record], list[Family]]:
     families = []
     for sweep in report.sweeps:
         short = short_names(report, sweep.name)
-        runs = [run for label in sweep.points for run in report.final_runs(label)]
-        children = [child_record(report, run, short, not sweep.over) for run in runs if is_finished(run)]
+        runs = [run for row in sweep.points for run in report.rows[row].final.runs]
+        children = [child_record(report, run, sweep, short) for run in runs if is_finished(run)]
         if children:
             families.append(Family(sweep_record(report, sweep, short, children, len(runs)), children))
     return [make_record(report, run) for run in alone if is_finished(run)], families
 
 
-def child_record(report: Report, run: Run, short: Mapping[str, str], named: bool) -> Record:
-    """What is sent of a finished run as one of a sweep, such that a comparison of its runs finds what was swept first.
+def child_record(report: Report, run: Run, sweep: ReportSweep, short: Mapping[str, str]) -> Record:
+    """What is sent for a finished run of a sweep; the swept parameters have short names, for MLflow's comparisons.
 
     Args:
         report: of the study.
         run: the final one of a point and seed.
+        sweep: of that point. Those of a list of points have names that say more than the values of the parameters.
         short: the swept parameters and their names, in the place of those that they have in all runs.
-        named: whether the points have names that say more than the values of the parameters.
     """
-    record, point = make_record(report, run), report.point_name(run.label)
+    record, point = make_record(report, run), sweep.points[run.row]
     values = {name: value for path, name in short.items() if (value := swept_value(report, run, path)) is not None}
     twice = {"overrides", *(path.removeprefix(f"{run.stage}.") for path in short)}
     params = {name: value for name, value in record.params.items() if name not in twice}
@@ -53,7 +54,7 @@ def child_record(report: Report, run: Run, short: Mapping[str, str], named: bool
     return replace(
         record,
         name=f"{point} seed={run.seed}"[:KEY],
-        params=params | ({"point": point} if named else {}),
+        params=params | ({} if sweep.over else {"point": point}),
         tags=record.tags | {"udaseg.sweep": str(run.sweep), "udaseg.point": point},
     )
 
@@ -61,7 +62,7 @@ def child_record(report: Report, run: Run, short: Mapping[str, str], named: bool
 def sweep_record(
     report: Report, sweep: ReportSweep, short: Mapping[str, str], children: list[Record], planned: int
 ) -> Record:
-    """What is sent of a sweep itself: the report's table and figures of it. No params: MLflow lets none of them change.
+    """What is sent for a sweep itself: its table and figures. No params, because MLflow lets none of them change.
 
     Args:
         report: of the study.
@@ -104,11 +105,12 @@ def short_names(report: Report, sweep: str) -> dict[str, str]:
 
 
 def swept_value(report: Report, run: Run, path: str) -> Any:
-    """A parameter's value in a run of a point, which need not name it; None where the recipe has no such parameter."""
+    """A parameter's value in a run of a point, whether the point names it or not; None if the recipe lacks it."""
     stage, *keys = path.split(".")
     if path in run.point or keys[0] == "init":  # of which a spec has folders
         return run.point.get(path)
-    used = next((other for other in report.stage_runs(run.label, stage) if other.seed == run.seed), None)
+    runs = report.rows[run.row].stages[stage].runs if stage in report.rows[run.row].stages else ()
+    used = next((other for other in runs if other.seed == run.seed), None)
     value: Any = used.spec if used else None
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -116,12 +118,12 @@ def swept_value(report: Report, run: Run, path: str) -> Any:
 
 
 def comparable(value: Any) -> str:
-    """A value as MLflow's charts take it: a number where it is one, of a square's sides one."""
+    """A value as MLflow's charts need it: a number where it is one, and for a square size its side."""
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and value[0] == value[1]:
         value = value[0]
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def whole_lines(text: str, most: int) -> str:
-    """As many of the first lines as have room in `most` characters."""
+    """As many of the first lines as fit in `most` characters."""
     return text if len(text) <= most else text[: most + 1].rpartition("\n")[0][:most]

@@ -17,10 +17,10 @@ from udaseg.data.batches.samplers import labelled_subset, turn
 from udaseg.data.batches.streams import Batch, Streams, Target, soft_view
 from udaseg.data.batches.views import Geometry, crop_then_resize
 from udaseg.data.datasets.base import Item
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.prepare import prepare
 from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
+from udaseg.types import IGNORE
 
 COUNT = 6
 CLASSES = ["low", "high"]

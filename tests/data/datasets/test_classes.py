@@ -1,6 +1,7 @@
 import numpy as np
 
-from udaseg.data.datasets.classes import CAMVID, CITYSCAPES, IGNORE, colourise, palette
+from udaseg.data.datasets.classes import CAMVID, CITYSCAPES, colourise, palette
+from udaseg.types import IGNORE
 
 
 def test_published_lists_are_whole():

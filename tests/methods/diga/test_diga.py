@@ -18,8 +18,7 @@ from udaseg.methods.diga.warmup import Config, DiGAWarmup
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.nets.translator import Generator
-from udaseg.ops.consensus import confirmed_means
-from udaseg.ops.prototypes import momentum_update
+from udaseg.ops.prototypes import confirmed_means, momentum_update
 
 LATE = 90
 STILL = {"norm": "eval"}  # BatchNorm that does not care what else is in the batch

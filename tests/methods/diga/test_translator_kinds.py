@@ -16,7 +16,7 @@ from udaseg.methods.diga.translation import (
     translator_views,
 )
 from udaseg.nets.translator import Generator
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.ops.translation import fourier_transfer, lab_transfer
 
 NETWORK = Network(name="small", depth=50, head="aspp", aspp="paper", feature_norm=False, norm="train")

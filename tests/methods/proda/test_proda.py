@@ -11,9 +11,10 @@ from udaseg.errors import UserError
 from udaseg.methods.base import Context, Step
 from udaseg.methods.proda import proda
 from udaseg.methods.proda.proda import SPEC, Config, ProDA
-from udaseg.ops.denoising import regulariser
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.prototypes import class_means, momentum_update
+from udaseg.ops.regularisers import regulariser
 from udaseg.ops.warp import Warp
 
 TARGET_TERMS = ("sce", "consist", "reg")
@@ -59,10 +60,10 @@ def test_each_term_reaches_the_student_and_nothing_else(term):
     assert not run.method.prototypes.requires_grad
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_its_terms_it_is_source_only_bit_by_bit(optimiser):
-    ours = run_of(optim={"name": optimiser}, weights=dict.fromkeys(TARGET_TERMS, 0.0))
-    theirs = stepper(train_spec("source_only", optim={"name": optimiser}))
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_its_terms_it_is_source_only_bit_by_bit(optimizer):
+    ours = run_of(optim={"name": optimizer}, weights=dict.fromkeys(TARGET_TERMS, 0.0))
+    theirs = stepper(train_spec("source_only", optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 3)
     assert equal(tensors(ours.method.net), tensors(theirs.method.net))

@@ -7,7 +7,8 @@ import torch
 from support.tiny import batch, equal, needed, stepper, steps, tensors, train_spec
 
 from udaseg.methods.base import Step
-from udaseg.ops.losses import cross_entropy, resize
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.warp import Warp
 
 
@@ -38,10 +39,10 @@ def test_each_term_reaches_the_student_and_nothing_else(term, kd):
     assert all(parameter.grad is None for parameter in run.method.teacher.net.parameters())
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_its_terms_it_is_source_only_bit_by_bit(optimiser):
-    ours = run_of(optim={"name": optimiser}, weights={"pseudo": 0.0, "kd": 0.0})
-    theirs = stepper(train_spec("source_only", optim={"name": optimiser}))
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_its_terms_it_is_source_only_bit_by_bit(optimizer):
+    ours = run_of(optim={"name": optimizer}, weights={"pseudo": 0.0, "kd": 0.0})
+    theirs = stepper(train_spec("source_only", optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 3)
     assert equal(tensors(ours.method), tensors(theirs.method))

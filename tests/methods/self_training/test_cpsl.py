@@ -13,8 +13,9 @@ from udaseg.methods.base import Context, Step
 from udaseg.methods.self_training import cpsl
 from udaseg.methods.self_training.cpsl import CPSL, SPEC, Config
 from udaseg.methods.self_training.self_labelling import FixedPrototypes
-from udaseg.ops.losses import cross_entropy, resize
-from udaseg.ops.self_labelling import view_consistency
+from udaseg.ops.consistency import view_consistency
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.warp import Warp
 
 TERMS = ("target", "self_label", "reg")
@@ -106,10 +107,10 @@ class TestWhomTheTermsReach:
         steps(run, 0, 2)
         assert all(parameter.grad is None for parameter in run.method.teacher.parameters())
 
-    @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-    def test_without_its_terms_it_is_source_only_bit_by_bit(self, optimiser):
-        ours = run_of(optim={"name": optimiser}, weights=without(*TERMS))
-        theirs = stepper(train_spec("source_only", optim={"name": optimiser}))
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+    def test_without_its_terms_it_is_source_only_bit_by_bit(self, optimizer):
+        ours = run_of(optim={"name": optimizer}, weights=without(*TERMS))
+        theirs = stepper(train_spec("source_only", optim={"name": optimizer}))
         for run in (ours, theirs):
             steps(run, 0, 3)
         assert equal(tensors(ours.method), tensors(theirs.method))

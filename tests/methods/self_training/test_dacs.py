@@ -13,7 +13,7 @@ from udaseg.methods.self_training import dacs
 from udaseg.methods.self_training.dacs import Config
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.pseudo import WeightedLabels
+from udaseg.ops.pseudo_labels import WeightedLabels
 
 ALL = {"masked": 1.0}  # with what is on by default
 PLAIN = {"jitter": 0.0, "blur": 0.0}

@@ -10,8 +10,8 @@ from udaseg.errors import UserError
 from udaseg.methods import METHODS
 from udaseg.methods.base import Context, Step
 from udaseg.methods.self_training.dacs_cpsl import DACSCPSL, SPEC, Config
-from udaseg.ops.losses import resize
-from udaseg.ops.pseudo import confidence_weighted
+from udaseg.ops.maps import resize
+from udaseg.ops.pseudo_labels import confidence_weighted
 
 SMALL = {"queue": 64, "samples": 16}
 OFF = {"self_label": 0.0}
@@ -46,10 +46,10 @@ def test_its_spec_is_its_hosts_with_one_term():
     assert not set(SPEC.consumes(Config(), {"seg": 1.0, "mix": 1.0}))
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_its_term_it_is_its_host_bit_by_bit(optimiser):
-    ours = run_of(weights=OFF | {"masked": 1.0}, optim={"name": optimiser})
-    theirs = stepper(train_spec("dacs", weights={"masked": 1.0}, optim={"name": optimiser}))
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_its_term_it_is_its_host_bit_by_bit(optimizer):
+    ours = run_of(weights=OFF | {"masked": 1.0}, optim={"name": optimizer})
+    theirs = stepper(train_spec("dacs", weights={"masked": 1.0}, optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 4)
     assert equal(tensors(ours.method), tensors(theirs.method))

@@ -47,10 +47,10 @@ def reached(method: Any) -> dict[str, bool]:
     }
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("masked", [0.0, 1.0])
-def test_without_its_distance_and_with_the_knobs_of_dacs_it_is_dacs_bit_by_bit(optimiser: str, masked: float) -> None:
-    knobs, optim = HostConfig().model_dump(mode="json"), {"name": optimiser}
+def test_without_its_distance_and_with_the_knobs_of_dacs_it_is_dacs_bit_by_bit(optimizer: str, masked: float) -> None:
+    knobs, optim = HostConfig().model_dump(mode="json"), {"name": optimizer}
     ours = run_of(knobs=knobs, weights={"fd": 0.0, "masked": masked}, optim=optim)
     theirs = stepper(train_spec("dacs", weights={"masked": masked}, optim=optim))
     for run in (ours, theirs):

@@ -54,10 +54,10 @@ def labelled(run: Any, label: torch.Tensor) -> Batch:
 
 
 @pytest.mark.parametrize("method", HOSTS)
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_without_its_terms_it_is_its_host_bit_by_bit(method: str, optimiser: str) -> None:
-    ours = run_of(method, weights=OFF | {"masked": 1.0}, optim={"name": optimiser})
-    theirs = stepper(train_spec(HOSTS[method], weights={"masked": 1.0}, optim={"name": optimiser}))
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_without_its_terms_it_is_its_host_bit_by_bit(method: str, optimizer: str) -> None:
+    ours = run_of(method, weights=OFF | {"masked": 1.0}, optim={"name": optimizer})
+    theirs = stepper(train_spec(HOSTS[method], weights={"masked": 1.0}, optim={"name": optimizer}))
     for run in (ours, theirs):
         steps(run, 0, 4)
     assert equal(tensors(ours.method), tensors(theirs.method))

@@ -9,7 +9,7 @@ import torch
 from support.golden_groups.base import Arrays, Golden, count, decimal, network, sizes, tensor
 from torch import nn
 
-from udaseg.engine.optimizers import Optimisers, RepeatedSGD, rate_factor, scale_rates
+from udaseg.engine.optimizers import Optimizers, RepeatedSGD, rate_factor, scale_rates
 from udaseg.methods.base import Step
 from udaseg.nets.build import released_listings
 from udaseg.nets.discriminators import PatchDiscriminator, PixelClassifier
@@ -73,11 +73,11 @@ def adaptseg_poly_lr(arrays: Arrays) -> dict[str, Any]:
         schedule="poly", power=decimal(arrays["power"]), schedule_iterations=int(arrays["max_iter"]),
         warmup_iterations=0, backbone_lr_multiplicity=1,
     )  # fmt: skip
-    optimiser = Optimisers(settings).network(network("small", 50, "train", classes=2, levels=1))
+    optimizer = Optimizers(settings).network(network("small", 50, "train", classes=2, levels=1))
     rates = []
     for iteration in arrays["iteration"].tolist():
-        scale_rates(optimiser, rate_factor(settings, iteration, iterations=1))
-        rates.append([group["lr"] for group in optimiser.param_groups])
+        scale_rates(optimizer, rate_factor(settings, iteration, iterations=1))
+        rates.append([group["lr"] for group in optimizer.param_groups])
     backbone, head = zip(*rates, strict=True)
     return {"f64_expected_lr": backbone, "f64_expected_head_lr": head}
 
@@ -174,12 +174,12 @@ def adaptseg_shapes(arrays: Arrays) -> dict[str, Any]:
 
 def adaptseg_dup_sgd(arrays: Arrays) -> dict[str, Any]:
     weights = nn.Parameter(tensor(arrays["w0"]))
-    optimiser = RepeatedSGD(
+    optimizer = RepeatedSGD(
         [weights], decimal(arrays["lr"]), decimal(arrays["momentum"]), decimal(arrays["weight_decay"]), int(arrays["k"])
     )
     for gradient in arrays["grads"]:
         weights.grad = tensor(gradient)
-        optimiser.step()
+        optimizer.step()
     return {"expected_w_shared_buffer": weights}
 
 

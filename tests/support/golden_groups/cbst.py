@@ -7,10 +7,11 @@ from support.golden_groups.base import Arrays, Golden, decimal, tensor
 from torch import Tensor
 
 from udaseg.engine.step import Stepper
-from udaseg.ops.losses import IGNORE, cross_entropy
-from udaseg.ops.regularisation import kld_regulariser, soft_cross_entropy
+from udaseg.ops.losses import cross_entropy, soft_cross_entropy
+from udaseg.ops.regularisers import kld_regulariser
 from udaseg.ops.schedules import portions, round_rates
 from udaseg.ops.selection import ClassPools, class_balanced_labels, entropy_labels, mined_classes, rare_classes
+from udaseg.types import IGNORE
 
 
 def probabilities(arrays: Arrays) -> Tensor:

@@ -6,10 +6,11 @@ import torch
 from support.golden_groups.base import Arrays, Golden, decimal, tensor
 from support.golden_groups.proda import ours, theirs
 
-from udaseg.nets.self_labelling import FeatureQueue
-from udaseg.ops import class_shares, denoising, prototypes, self_labelling
+from udaseg.nets.prototype_assignment import FeatureQueue
+from udaseg.ops import class_balance, consistency, losses, prototype_assignment, prototypes, pseudo_labels
+from udaseg.ops.adversarial import output_space
 from udaseg.ops.losses import cross_entropy
-from udaseg.ops.transport import sinkhorn
+from udaseg.ops.prototype_assignment import sinkhorn
 
 
 def transport(arrays: Arrays) -> dict[str, Any]:
@@ -29,12 +30,12 @@ def self_label(arrays: Arrays) -> dict[str, Any]:
     queue = FeatureQueue(*arrays["queue"].shape)
     queue.push(tensor(arrays["queue"][arrays["queue"].any(axis=1)]))
     assert queue.full == bool(arrays["use_queue"])
-    scores = self_labelling.row_scores(rows, found)
-    earlier = self_labelling.row_scores(queue.ring, found.detach(), normalise=False) if queue.full else None
-    assignment = self_labelling.balanced_assignment(
+    scores = prototype_assignment.row_scores(rows, found)
+    earlier = prototype_assignment.row_scores(queue.ring, found.detach(), normalise=False) if queue.full else None
+    assignment = prototype_assignment.balanced_assignment(
         scores, tensor(arrays["prior"]), decimal(arrays["epsilon"]), int(arrays["iterations"]), earlier
     )
-    loss = self_labelling.self_label_loss(scores, assignment, decimal(arrays["temperature"]))
+    loss = prototype_assignment.self_label_loss(scores, assignment, decimal(arrays["temperature"]))
     loss.backward()
     queue.push(rows)
     after = arrays["queue_after"][arrays["queue_after"].any(axis=1)]
@@ -46,24 +47,25 @@ def self_label(arrays: Arrays) -> dict[str, Any]:
 def sample_count(arrays: Arrays) -> dict[str, Any]:
     labels, classes = tensor(arrays["labels"])[None], int(arrays["num_classes"])
     return {
-        "delta": class_shares.class_shares(labels, classes)[0],
-        "counts": class_shares.sample_counts(labels, classes, int(arrays["M"]))[0],
+        "delta": class_balance.class_shares(labels, classes)[0],
+        "counts": class_balance.sample_counts(labels, classes, int(arrays["M"]))[0],
     }
 
 
 def moving_prior(arrays: Arrays) -> dict[str, Any]:
     prior, priors = tensor(arrays["dist0"]), []
     for shares in tensor(arrays["deltas"]):
-        prior = class_shares.moving_prior(prior, shares, decimal(arrays["alpha"]))
+        prior = class_balance.moving_prior(prior, shares, decimal(arrays["alpha"]))
         priors.append(prior)
     return {"dist": torch.stack(priors)}
 
 
 def rectified(arrays: Arrays) -> dict[str, Any]:
-    weight = self_labelling.cosine_weights(
+    logits = prototype_assignment.cosine_logits(
         tensor(arrays["feat"]), tensor(arrays["prototypes"]), decimal(arrays["temperature"])
     )
-    found = denoising.rectified_labels(tensor(arrays["soft_label"]), weight, decimal(arrays["threshold"]))
+    weight = output_space(logits, logits.shape[-2:])  # its softmax: nothing is resized
+    found = pseudo_labels.rectified_labels(tensor(arrays["soft_label"]), weight, decimal(arrays["threshold"]))
     return {
         "weight": weight,
         "rectified_label": theirs(found.labels)[:, None],
@@ -75,16 +77,16 @@ def rce(arrays: Arrays) -> dict[str, Any]:
     logits, labels = tensor(arrays["logits"]), ours(tensor(arrays["labels"]))
     weights = decimal(arrays["ce_weight"]), decimal(arrays["rce_weight"])
     return {
-        "rce": denoising.reverse_cross_entropy(logits, labels),
+        "rce": losses.reverse_cross_entropy(logits, labels),
         "ce": cross_entropy(logits, labels),
-        "symmetric_ce": denoising.symmetric_cross_entropy(logits, labels, *weights),
+        "symmetric_ce": losses.symmetric_cross_entropy(logits, labels, *weights),
     }
 
 
-def consistency(arrays: Arrays) -> dict[str, Any]:
+def view_agreement(arrays: Arrays) -> dict[str, Any]:
     teacher = tensor(arrays["teacher_cosine"])
     known = (teacher != int(arrays["pad_id"])).any(dim=1)
-    loss = self_labelling.prototype_consistency(
+    loss = consistency.prototype_consistency(
         tensor(arrays["student_cosine"]), teacher, known, decimal(arrays["temperature"])
     )
     return {"loss": loss}
@@ -105,6 +107,6 @@ CASES: dict[str, Golden] = {
     "cpsl.distupdate": Golden(moving_prior, tolerances={"": (0.0, 1e-6)}),
     "cpsl.rectify": Golden(rectified, tolerances={"": (2e-4, 1e-6)}, exact=["rectified_label"]),
     "cpsl.rce": Golden(rce, tolerances={"": (1e-5, 0.0)}, guard={"ce": 0.0, "symmetric_ce": 0.0}),
-    "cpsl.consist": Golden(consistency, tolerances={"": (1e-4, 1e-8)}),
+    "cpsl.consist": Golden(view_agreement, tolerances={"": (1e-4, 1e-8)}),
     "cpsl.protoinit": Golden(prototype_init, tolerances={"": (1e-4, 1e-5)}, exact=["num_updates"]),
 }

@@ -6,8 +6,8 @@ from support.golden_groups.base import Arrays, Golden, decimal, sizes, tensor
 from support.golden_groups.self_training import ema
 
 from udaseg.methods.diga import warmup
-from udaseg.ops import consensus, crdomix, mixing
-from udaseg.ops.cross_view import cross_view_distillation
+from udaseg.ops import mixing, prototypes, pseudo_labels
+from udaseg.ops.consistency import cross_view_distillation
 from udaseg.ops.losses import cross_entropy, weighted_cross_entropy
 from udaseg.ops.prototypes import momentum_update
 
@@ -28,7 +28,7 @@ def ce(arrays: Arrays) -> dict[str, Any]:
 
 def centroid(arrays: Arrays) -> dict[str, Any]:
     logits, before = tensor(arrays["pred_logits"]), tensor(arrays["centroids_before"]).float()
-    means = consensus.confirmed_means(
+    means = prototypes.confirmed_means(
         tensor(arrays["feat"]), logits, tensor(arrays["labels"]), int(arrays["min_pixels"])
     )
     after, _ = momentum_update(before, before.new_ones(len(before)), means, decimal(arrays["momentum"]))
@@ -39,7 +39,7 @@ def centroid(arrays: Arrays) -> dict[str, Any]:
 
 
 def featlabel(arrays: Arrays) -> dict[str, Any]:
-    found = consensus.feature_labels(tensor(arrays["feat"]), tensor(arrays["centroids"]), sizes(arrays["out_size"]))
+    found = pseudo_labels.feature_labels(tensor(arrays["feat"]), tensor(arrays["centroids"]), sizes(arrays["out_size"]))
     tied = tensor(arrays["margin"]) <= EXACT
     labels = found.labels.clone()
     labels[tied] = tensor(arrays["feat_label"])[tied]
@@ -47,13 +47,13 @@ def featlabel(arrays: Arrays) -> dict[str, Any]:
 
 
 def agreement(arrays: Arrays) -> dict[str, Any]:
-    found = consensus.bilateral_consensus(tensor(arrays["prob_label"]), tensor(arrays["feat_label"]))
+    found = pseudo_labels.bilateral_consensus(tensor(arrays["prob_label"]), tensor(arrays["feat_label"]))
     return {"consensus": found.labels, "kept_fraction": found.kept}
 
 
 def mixture(arrays: Arrays) -> dict[str, Any]:
     chosen = list(tensor(arrays["chosen_classes"]))  # padded with -1, which is no label
-    mask = crdomix.kept_mask(tensor(arrays["labels"]), chosen)
+    mask = mixing.kept_mask(tensor(arrays["labels"]), chosen)
     return {"mask": mask, "mixed": mixing.mix(mask, tensor(arrays["source_aug"]), tensor(arrays["translated"]))}
 
 

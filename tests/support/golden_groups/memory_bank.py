@@ -6,7 +6,7 @@ import torch
 from support.golden_groups.base import Arrays, Golden, tensor
 from torch import Tensor, nn
 
-from udaseg.ops import bank
+from udaseg.ops import feature_bank
 
 
 class LinearScores(nn.Module):
@@ -32,10 +32,10 @@ def contrast_loss(arrays: Arrays) -> dict[str, Any]:
     selectors = LinearScores(arrays["sel_w"], arrays["sel_b"])
     memory_selectors = LinearScores(arrays["selmem_w"], arrays["selmem_b"])
     features = tensor(arrays["features"], gradient=True)
-    released = bank.bank_contrast(features, labels, memory, counts, selectors)
+    released = feature_bank.bank_contrast(features, labels, memory, counts, selectors)
     released.backward()
     compared = {"grad_features": features.grad, "grad_sel_w": selectors.gradient(arrays["sel_w"])}
-    paper = bank.bank_contrast(features, labels, memory, counts, selectors, memory_selectors)
+    paper = feature_bank.bank_contrast(features, labels, memory, counts, selectors, memory_selectors)
     return {"loss_official": released, "loss_paper": paper, **compared}
 
 
@@ -43,13 +43,15 @@ def bank_update(arrays: Arrays) -> dict[str, Any]:
     classes, width = arrays["sel_w"].shape
     size = int(arrays["memory_per_class"])
     selectors = LinearScores(arrays["sel_w"], arrays["sel_b"])
-    share = bank.quota(size, int(arrays["num_labeled_samples"]), classes if arrays["is_pascal"] else None)
+    share = feature_bank.quota(size, int(arrays["num_labeled_samples"]), classes if arrays["is_pascal"] else None)
     most = int(arrays["keep_per_step"])
     compared: dict[str, Any] = {"per_class_samples_per_image": share}
     for keep in ("lowest", "highest"):
         memory, counts = torch.zeros(classes, size, width), torch.zeros(classes).long()
         for index, (features, labels) in enumerate(zip(arrays["features"], arrays["labels"], strict=True)):
-            memory, counts = bank.update_bank(memory, counts, tensor(features), tensor(labels), most, selectors, keep)
+            memory, counts = feature_bank.update_bank(
+                memory, counts, tensor(features), tensor(labels), most, selectors, keep
+            )
             if keep == "lowest":
                 compared |= {f"bank_after_{index}": memory, f"count_after_{index}": counts}
     return {**compared, "paper_bank_final": memory, "paper_count_final": counts}

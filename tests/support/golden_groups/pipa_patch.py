@@ -7,9 +7,10 @@ import torch
 from support.golden_groups.base import Arrays, Golden, decimal, tensor
 from torch import Tensor
 
-from udaseg.ops.losses import IGNORE
+from udaseg.ops.maps import as_rows
 from udaseg.ops.patch_contrast import Bank, bank_contrast, empty_bank, pushed
-from udaseg.ops.patches import Box, as_rows, corresponding_cells, upright
+from udaseg.ops.patches import Box, corresponding_cells, upright
+from udaseg.types import IGNORE
 
 STEPS = 3  # that the bank keeps
 

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from support.golden_groups.base import Arrays, Golden, decimal, tensor
 
-from udaseg.ops import contrast
+from udaseg.ops import maps, pixel_contrast
 
 
-def pixel_contrast(arrays: Arrays) -> dict[str, Any]:
+def contrast_loss(arrays: Arrays) -> dict[str, Any]:
     anchors = tensor(arrays["anchors"], gradient=True)
-    loss = contrast.pixel_contrast(
+    loss = pixel_contrast.pixel_contrast(
         anchors, tensor(arrays["anchor_class"]), decimal(arrays["temperature"]), decimal(arrays["base_temperature"])
     )
     loss.backward()
@@ -20,7 +20,7 @@ def pixel_contrast(arrays: Arrays) -> dict[str, Any]:
 def pixel_full(arrays: Arrays) -> dict[str, Any]:
     """Draws of our own are compared by what does not depend on chance; the loss is that of the release's draws."""
     labels = tensor(arrays["label_down"])
-    views = contrast.sample_views(
+    views = pixel_contrast.sample_views(
         labels,
         tensor(arrays["predict"]),
         torch.Generator(),
@@ -32,8 +32,8 @@ def pixel_full(arrays: Arrays) -> dict[str, Any]:
         assert set(labels.flatten()[indices].tolist()) == {label}
         assert len(set(indices.tolist())) == len(indices)
     embedding = tensor(arrays["embedding"], gradient=True)
-    anchors = contrast.take_pixels(embedding, tensor(arrays["sampled_flat_index"]))
-    loss = contrast.pixel_contrast(anchors, views.classes)
+    anchors = maps.take_pixels(embedding, tensor(arrays["sampled_flat_index"]))
+    loss = pixel_contrast.pixel_contrast(anchors, views.classes)
     loss.backward()
     return {
         "sampled_class": views.classes,
@@ -48,7 +48,7 @@ LOSS = (1e-4, 1e-5)
 GRADIENT = (2e-3, 1e-5)
 CASES = {
     "pipa.pixel_contrast": Golden(
-        pixel_contrast, tolerances={"loss": LOSS, "grad_anchors": GRADIENT}, guard={"loss": 0.0}
+        contrast_loss, tolerances={"loss": LOSS, "grad_anchors": GRADIENT}, guard={"loss": 0.0}
     ),
     "pipa.pixel_full": Golden(
         pixel_full,

@@ -5,7 +5,7 @@ from typing import Any
 from support.golden_groups.base import Arrays, Golden, decimal, tensor
 
 from udaseg.ops.lovasz import lovasz_softmax
-from udaseg.ops.smoothing import label_smoothing
+from udaseg.ops.regularisers import label_smoothing
 
 
 def plca_lovasz(arrays: Arrays) -> dict[str, Any]:

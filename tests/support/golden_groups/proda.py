@@ -17,8 +17,10 @@ from udaseg.methods.base import Context, Step
 from udaseg.methods.proda.proda import ProDA
 from udaseg.nets.base import Backbone, SegmentationNet
 from udaseg.nets.heads import Head
-from udaseg.ops import denoising, prototypes
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
+from udaseg.ops import consistency, losses, prototypes, pseudo_labels, regularisers
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
+from udaseg.types import IGNORE
 
 RELEASED_IGNORE = 250
 
@@ -77,7 +79,7 @@ def weight(arrays: Arrays) -> dict[str, Any]:
 
 
 def rectified(arrays: Arrays) -> dict[str, Any]:
-    found = denoising.rectified_labels(
+    found = pseudo_labels.rectified_labels(
         tensor(arrays["soft_label"]), tensor(arrays["weight"]), decimal(arrays["threshold"])
     )
     # Where the release divides by 0, it calls the pixel class 0; here it is ignored.
@@ -91,11 +93,11 @@ def sce(arrays: Arrays) -> dict[str, Any]:
     labels = ours(tensor(arrays["label"]))
     logits = {name: tensor(arrays["logits"], gradient=True) for name in ("ce", "rce")}
     ce = cross_entropy(logits["ce"], labels)
-    rce = denoising.reverse_cross_entropy(
+    rce = losses.reverse_cross_entropy(
         logits["rce"], labels, decimal(arrays["prob_clamp"]), decimal(arrays["onehot_clamp"])
     )
     torch.autograd.backward([ce, rce])
-    both = denoising.symmetric_cross_entropy(
+    both = losses.symmetric_cross_entropy(
         tensor(arrays["logits"]), labels, decimal(arrays["alpha"]), decimal(arrays["beta"])
     )
     return {
@@ -109,12 +111,12 @@ def sce(arrays: Arrays) -> dict[str, Any]:
 
 def regular(arrays: Arrays) -> dict[str, Any]:
     logits = tensor(arrays["logits"], gradient=True)
-    mrkld = denoising.regulariser(logits)
+    mrkld = regularisers.regulariser(logits)
     mrkld.backward()
     return {
         "expected_mrkld": mrkld,
         "expected_mrkld_grad": logits.grad,
-        "expected_mrent": denoising.regulariser(tensor(arrays["logits"]), kind="mrent"),
+        "expected_mrent": regularisers.regulariser(tensor(arrays["logits"]), kind="mrent"),
     }
 
 
@@ -128,7 +130,7 @@ def structure_kl(arrays: Arrays) -> dict[str, Any]:
         masks.append(valid)
     features = tensor(arrays["student_feat_strong_view"], gradient=True)
     logits = prototypes.assignment_logits(prototypes.prototype_distances(features, eta), temperature)
-    loss = denoising.structure_kl(logits, torch.stack(wanted), torch.stack(masks))
+    loss = consistency.structure_kl(logits, torch.stack(wanted), torch.stack(masks))
     loss.backward()
     return {
         "expected_loss": loss,
@@ -141,7 +143,7 @@ def distill_kl(arrays: Arrays) -> dict[str, Any]:
     compared = {}
     for kd, key in (("paper", "intended"), ("released", "released")):
         logits = tensor(arrays["student_logits"], gradient=True)
-        loss = denoising.distillation_kl(logits, tensor(arrays["teacher_logits"]), kd)
+        loss = consistency.distillation_kl(logits, tensor(arrays["teacher_logits"]), kd)
         loss.backward()
         compared |= {f"expected_{key}{'_code' if kd == 'released' else ''}": loss, f"expected_{key}_grad": logits.grad}
     return compared

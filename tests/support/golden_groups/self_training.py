@@ -8,13 +8,13 @@ import torch
 from support.golden_groups.base import Arrays, Golden, decimal, network, sizes, tensor
 from torch import nn
 
-from udaseg.engine.optimizers import Optimisers, rate_factor, scale_rates
+from udaseg.engine.optimizers import Optimizers, rate_factor, scale_rates
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops import mixing
+from udaseg.ops.class_balance import rare_class_probabilities
 from udaseg.ops.feature_distance import feature_distance, shrink_labels, thing_cells
 from udaseg.ops.losses import weighted_cross_entropy
-from udaseg.ops.pseudo import confidence_weighted
-from udaseg.ops.sampling import rare_class_probabilities
+from udaseg.ops.pseudo_labels import confidence_weighted
 from udaseg.ops.schedules import ema_keep
 
 CITYSCAPES = 19  # classes, of which the releases know no other number
@@ -100,11 +100,11 @@ def daformer_lr(arrays: Arrays) -> dict[str, Any]:
         schedule="poly", power=decimal(arrays["power"]), schedule_iterations=None,
         warmup_iterations=int(arrays["warmup_iters"]), backbone_lr_multiplicity=1,
     )  # fmt: skip
-    optimiser = Optimisers(settings).network(network("small", 50, "train", classes=2, levels=1))
+    optimizer = Optimizers(settings).network(network("small", 50, "train", classes=2, levels=1))
     rates = []
     for iteration in arrays["iterations"].tolist():
-        scale_rates(optimiser, rate_factor(settings, iteration, int(arrays["max_iters"])))
-        rates.append([group["lr"] for group in optimiser.param_groups])
+        scale_rates(optimizer, rate_factor(settings, iteration, int(arrays["max_iters"])))
+        rates.append([group["lr"] for group in optimizer.param_groups])
     backbone, head = zip(*rates, strict=True)
     return {"lr_encoder": backbone, "lr_head": head}
 

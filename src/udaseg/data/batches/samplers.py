@@ -12,7 +12,7 @@ import torch
 
 from udaseg.config.training import LabelledTarget, RareClass
 from udaseg.errors import UserError
-from udaseg.ops.sampling import rare_class_probabilities
+from udaseg.ops.class_balance import rare_class_probabilities
 from udaseg.seeding import seed_for
 
 

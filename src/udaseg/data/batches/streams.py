@@ -23,12 +23,12 @@ from udaseg.data.batches.views import (
     draw_geometry,
     jitter_colours,
 )
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.pseudo_labels import PseudoLabels
 from udaseg.data.sets.read import PreparedSet
 from udaseg.errors import UserError
 from udaseg.ops.warp import Warp
 from udaseg.seeding import seed_for
+from udaseg.types import IGNORE
 
 VIEWS = ("source", "target", "target.pseudo", "target.soft", "target.full", "target.strong")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from udaseg.data.datasets.base import some
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.images import read_colours, read_ids
 from udaseg.errors import UserError
+from udaseg.types import IGNORE
 
 
 class ClassMap:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-RGB = tuple[int, int, int]
+from udaseg.types import IGNORE
 
-IGNORE = 255  # label of a pixel that neither trains nor scores, everywhere in this project
+RGB = tuple[int, int, int]
 
 CITYSCAPES: dict[str, RGB] = {
     "road": (128, 64, 128),

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from udaseg.data.datasets.base import Dataset, Item
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.images import write_png
 from udaseg.data.sets.read import DIGESTS, EVALUATED, STATISTICS, digest, fingerprint_of
 from udaseg.data.sets.statistics import SplitStatistics
 from udaseg.errors import UserError
 from udaseg.runs.files import sha256, write_json
+from udaseg.types import IGNORE
 
 
 def build(

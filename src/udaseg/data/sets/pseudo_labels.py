@@ -7,10 +7,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from udaseg.data.datasets.classes import IGNORE
 from udaseg.data.sets.images import read_ids
 from udaseg.errors import UserError
 from udaseg.runs.files import read_json
+from udaseg.types import IGNORE
 
 HARD = ("threshold", "class_balanced", "argmax")  # rules whose labels are train ids at the training input's size
 SOFT = ("entropy", "soft")  # rules whose labels are 8-bit probabilities at a quarter of that size

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from udaseg.data.datasets.classes import IGNORE
+from udaseg.types import IGNORE
 
 
 class SplitStatistics:

@@ -34,13 +34,11 @@ from udaseg.methods.diga.warmup import Config as WarmupConfig
 from udaseg.methods.diga.warmup import DiGAWarmup, mean_cross_entropy, mixed_views, qualifier, roles, translates
 from udaseg.methods.diga.warmup import Weights as WarmupWeights
 from udaseg.nets.base import Outputs
-from udaseg.ops.bank import nearest
-from udaseg.ops.consensus import bilateral_consensus, confirmed_means, feature_labels
-from udaseg.ops.crdomix import draw_kept, kept_mask
-from udaseg.ops.losses import IGNORE
-from udaseg.ops.mixing import mix
-from udaseg.ops.prototypes import ClassMeans, momentum_update
-from udaseg.types import Positive, Share
+from udaseg.ops.maps import nearest
+from udaseg.ops.mixing import draw_kept, kept_mask, mix
+from udaseg.ops.prototypes import ClassMeans, confirmed_means, momentum_update
+from udaseg.ops.pseudo_labels import bilateral_consensus, feature_labels
+from udaseg.types import IGNORE, Positive, Share
 
 
 class Config(WarmupConfig):

@@ -14,7 +14,7 @@ from udaseg.errors import UserError
 from udaseg.methods.base import Knobs
 from udaseg.nets.teacher import Frozen
 from udaseg.nets.translator import Generator
-from udaseg.ops.losses import resize
+from udaseg.ops.maps import resize
 from udaseg.ops.translation import fourier_transfer, lab_transfer
 
 ROLE = "translator"

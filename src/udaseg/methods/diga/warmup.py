@@ -38,11 +38,11 @@ from udaseg.methods.diga.translation import (
 )
 from udaseg.nets.base import Outputs
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.blend import Chances, blended_augmentation
-from udaseg.ops.crdomix import draw_kept, kept_mask
-from udaseg.ops.cross_view import cross_view_distillation
-from udaseg.ops.losses import resize, weighted_cross_entropy
-from udaseg.ops.mixing import mix
+from udaseg.ops.augment import Chances, blended_augmentation
+from udaseg.ops.consistency import cross_view_distillation
+from udaseg.ops.losses import weighted_cross_entropy
+from udaseg.ops.maps import resize
+from udaseg.ops.mixing import draw_kept, kept_mask, mix
 from udaseg.ops.schedules import ema_keep
 from udaseg.types import Fidelity, Share
 

@@ -26,9 +26,10 @@ from udaseg.data.batches.streams import Batch, Target
 from udaseg.methods.base import Context, Method, MethodSpec, Step, Supervised, Terms, supervised
 from udaseg.methods.proda.proda import SCALE, WarpKnobs, working_size
 from udaseg.nets.teacher import Frozen
-from udaseg.ops.denoising import distillation_kl
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
-from udaseg.types import Fidelity
+from udaseg.ops.consistency import distillation_kl
+from udaseg.ops.losses import cross_entropy
+from udaseg.ops.maps import resize
+from udaseg.types import IGNORE, Fidelity
 
 
 class Config(WarpKnobs):

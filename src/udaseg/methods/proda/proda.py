@@ -33,8 +33,9 @@ from torch import Tensor
 from udaseg.data.batches.streams import Batch, Target
 from udaseg.methods.base import Context, Knobs, Method, MethodSpec, Step, Supervised, Terms, supervised
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.denoising import Regulariser, rectified_labels, regulariser, structure_kl, symmetric_cross_entropy
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
+from udaseg.ops.consistency import structure_kl
+from udaseg.ops.losses import cross_entropy, symmetric_cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.prototypes import (
     ClassMeans,
     assignment_logits,
@@ -43,7 +44,9 @@ from udaseg.ops.prototypes import (
     momentum_update,
     prototype_distances,
 )
-from udaseg.types import Fidelity, Positive, Share
+from udaseg.ops.pseudo_labels import rectified_labels
+from udaseg.ops.regularisers import Regulariser, regulariser
+from udaseg.types import IGNORE, Fidelity, Positive, Share
 
 SCALE = 1 / 4  # of the crop's resolution, at which target terms are computed
 

@@ -14,9 +14,10 @@ from udaseg.nets.base import Outputs
 from udaseg.nets.projection import PatchProjection, PixelProjection, SideClassifier
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.augment import strong_augmentation
-from udaseg.ops.contrast import draw_pixels, hard_contrast, pixel_contrast, sample_views, take_pixels
+from udaseg.ops.maps import as_rows, take_pixels
 from udaseg.ops.patch_contrast import Bank, bank_contrast, empty_bank, paired_contrast, pushed
-from udaseg.ops.patches import CropPair, as_rows, corresponding_cells, draw_pair, resized_to, to_cells, upright
+from udaseg.ops.patches import CropPair, corresponding_cells, draw_pair, resized_to, to_cells, upright
+from udaseg.ops.pixel_contrast import draw_pixels, hard_contrast, pixel_contrast, sample_views
 from udaseg.seeding import seed_for
 
 BANK_STEPS, BANK_CELLS = 3, 1600  # as released: steps that the bank keeps, and cells that it takes of each crop's maps

@@ -59,15 +59,14 @@ from udaseg.methods.self_training.self_labelling import (
     prototype_optimizer,
     remember,
 )
-from udaseg.nets.self_labelling import Drawn, SelfLabelling
+from udaseg.nets.prototype_assignment import Drawn, PrototypeAssignment
 from udaseg.nets.teacher import EmaTeacher
-from udaseg.ops.bank import nearest
-from udaseg.ops.cutmix import half_rectangle
-from udaseg.ops.denoising import rectified_labels, symmetric_cross_entropy
-from udaseg.ops.losses import IGNORE, cross_entropy, resize
-from udaseg.ops.mixing import mix
-from udaseg.ops.self_labelling import prototype_consistency, view_consistency
-from udaseg.types import Fidelity
+from udaseg.ops.consistency import prototype_consistency, view_consistency
+from udaseg.ops.losses import cross_entropy, symmetric_cross_entropy
+from udaseg.ops.maps import nearest, resize
+from udaseg.ops.mixing import half_rectangle, mix
+from udaseg.ops.pseudo_labels import rectified_labels
+from udaseg.types import IGNORE, Fidelity
 
 ORDINARY, REVERSE = 0.1, 1.0  # factors on the cross-entropies within `target_loss: released`
 PASTED = 0.5  # probability of a pasted rectangle with `cutmix: released`
@@ -153,7 +152,7 @@ class CPSL(Method):
             mode: Literal["eval", "train"] = "eval" if knobs.teacher_mode == "paper" else "train"
             self.teacher = EmaTeacher(self.net, buffers="copy", mode=mode)
         channels = self.net.feature_channels["embedding"]
-        self.labelling: SelfLabelling | FixedPrototypes | None = None
+        self.labelling: PrototypeAssignment | FixedPrototypes | None = None
         if "self_label" in weights:
             self.labelling = build_self_labelling(context, channels)
         elif _consumes(knobs, weights):
@@ -162,7 +161,7 @@ class CPSL(Method):
 
     def optimizers(self, optim: OptimizerFactory) -> dict[str, torch.optim.Optimizer]:
         found = super().optimizers(optim)
-        if isinstance(self.labelling, SelfLabelling):
+        if isinstance(self.labelling, PrototypeAssignment):
             found["prototypes"] = prototype_optimizer(self.labelling, self.knobs, optim)
         return found
 
@@ -176,7 +175,7 @@ class CPSL(Method):
             labels = self._labels(target, view, step)
             if step.active("target"):
                 yield {"target": self._target(batch, labels, step)}
-            if isinstance(self.labelling, SelfLabelling) and view is not None:
+            if isinstance(self.labelling, PrototypeAssignment) and view is not None:
                 term, drawn = self.labelling(view.features, labels, step.generator, view.logits)
                 yield {"self_label": term}
         if step.active("reg") and view is not None:
@@ -231,7 +230,7 @@ class CPSL(Method):
         return prototype_consistency(strong, torch.stack(wanted), torch.stack(masks))
 
     def after_step(self, carries: list[Drawn | None], step: Step) -> None:
-        if isinstance(self.labelling, SelfLabelling):
+        if isinstance(self.labelling, PrototypeAssignment):
             remember(self.labelling, carries, self.knobs.ema, step)
         if self.teacher is not None:
             self.teacher.update(self.net, self.knobs.ema)

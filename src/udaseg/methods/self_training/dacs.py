@@ -43,9 +43,10 @@ from udaseg.methods.base import (
 from udaseg.nets.base import Outputs, SegmentationNet
 from udaseg.nets.teacher import EmaTeacher
 from udaseg.ops.augment import strong_augmentation
-from udaseg.ops.losses import resize, weighted_cross_entropy
+from udaseg.ops.losses import weighted_cross_entropy
+from udaseg.ops.maps import resize
 from udaseg.ops.mixing import block_mask, class_mask, draw_blocks, draw_classes, mix
-from udaseg.ops.pseudo import WeightedLabels, confidence_weighted
+from udaseg.ops.pseudo_labels import WeightedLabels, confidence_weighted
 from udaseg.ops.schedules import ema_keep
 from udaseg.types import Positive, Share
 

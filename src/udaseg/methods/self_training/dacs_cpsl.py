@@ -28,10 +28,10 @@ from udaseg.methods.self_training.self_labelling import (
     remember,
 )
 from udaseg.nets.base import Outputs
-from udaseg.nets.self_labelling import Drawn, SelfLabelling
-from udaseg.ops.bank import nearest
-from udaseg.ops.losses import IGNORE
+from udaseg.nets.prototype_assignment import Drawn, PrototypeAssignment
+from udaseg.ops.maps import nearest
 from udaseg.ops.schedules import ema_keep
+from udaseg.types import IGNORE
 
 
 class Config(HostConfig, SelfLabellingKnobs):
@@ -58,7 +58,7 @@ class DACSCPSL(DACS):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.labelling: SelfLabelling | None = None
+        self.labelling: PrototypeAssignment | None = None
         if "self_label" in context.weights:
             self.labelling = build_self_labelling(context, self.net.feature_channels["embedding"])
             self.teacher = self.teacher or build_teacher(self.net, self.knobs)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from udaseg.methods.base import Context, Knobs, LossWeights, OptimizerFactory, Step
-from udaseg.nets.self_labelling import Drawn, SelfLabelling
-from udaseg.ops.self_labelling import cosine_logits, seen_classes
+from udaseg.nets.prototype_assignment import Drawn, PrototypeAssignment
+from udaseg.ops.prototype_assignment import cosine_logits, seen_classes
 from udaseg.types import Fidelity, Positive, Share
 
 
@@ -90,7 +90,7 @@ class FixedPrototypes(nn.Module):
         self.register_buffer("prototypes", prototypes.clone())
 
     def logits(self, features: Tensor) -> Tensor:
-        """As `SelfLabelling.logits`: features (B, D, h, w) to (B, C, h, w), whose softmax is P_SL."""
+        """As `PrototypeAssignment.logits`: features (B, D, h, w) to (B, C, h, w), whose softmax is P_SL."""
         return cosine_logits(features, self.prototypes, self.temperature, self.seen())
 
     def seen(self) -> Tensor:
@@ -98,7 +98,7 @@ class FixedPrototypes(nn.Module):
         return seen_classes(self.prototypes)
 
 
-def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
+def build_self_labelling(context: Context, channels: int) -> PrototypeAssignment:
     """Prototypes, queue and prior, from the warm-up model's prototypes and prior and the run's `SelfLabellingKnobs`.
 
     Args:
@@ -109,7 +109,7 @@ def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
         UserError: prototypes or prior are those of another network.
     """
     knobs: SelfLabellingKnobs = context.knobs
-    return SelfLabelling(
+    return PrototypeAssignment(
         context.artifact("prototypes", (len(context.classes), channels)),
         context.artifact("prior", (len(context.classes),)),
         queue_size=knobs.queue,
@@ -125,7 +125,9 @@ def build_self_labelling(context: Context, channels: int) -> SelfLabelling:
     )
 
 
-def prototype_optimizer(labelling: SelfLabelling, knobs: SelfLabellingKnobs, optim: OptimizerFactory) -> Optimizer:
+def prototype_optimizer(
+    labelling: PrototypeAssignment, knobs: SelfLabellingKnobs, optim: OptimizerFactory
+) -> Optimizer:
     """The run's kind of optimizer for the prototypes, at `prototype_rate` times the rate of the heads."""
     optimizer = optim.module(labelling)
     for group in optimizer.param_groups:
@@ -143,7 +145,7 @@ def kept_where_unseen(rectified: Tensor, plain: Tensor, seen: Tensor) -> Tensor:
     return torch.where((plain[..., None] == (~seen).nonzero()[:, 0]).any(dim=-1), plain, rectified)
 
 
-def remember(labelling: SelfLabelling, carries: list[Drawn | None], keep: float, step: Step) -> None:
+def remember(labelling: PrototypeAssignment, carries: list[Drawn | None], keep: float, step: Step) -> None:
     """Update queue and prior by what the step's batches drew, and the moving prototypes by the trained ones.
 
     Logs the filled share of the queue, in [0, 1].
