@@ -40,8 +40,8 @@ def batches(streams: Streams, first: int, last: int, workers: int) -> Iterator[I
     items = iter(loader)
     try:
         yield map(_sound, items)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError) as error:  # the latter when it ends while it hands a batch over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise UserError(
             f"a process that loads images ended ({str(error).rstrip('. ')}), most often because memory ran out. The "
