@@ -63,7 +63,9 @@ def test_a_killed_loader_process_is_told_and_gone_on_from(source, target, whole,
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
     # torch says "killed by signal" or "exited unexpectedly", depending on who looks first; or a batch is cut off.
-    message = r"a process that loads images ended \((DataLoader worker|\[Errno).*last checkpoint is kept.*train\.workers"
+    message = (
+        r"a process that loads images ended \((DataLoader worker|\[Errno).*last checkpoint is kept.*train\.workers"
+    )
     with pytest.raises(UserError, match=message):
         disturbed(training(spec, tmp_path), 2, kill).run()
     assert multiprocessing.active_children() == []
