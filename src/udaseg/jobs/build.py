@@ -1,6 +1,6 @@
 """One function for each kind of job: its spec, its folder, whose name ends with the spec's hash, and its parents.
 
-`plan` decides which of them a study has.
+`trainings` has that of the trainings; `plan` decides which jobs a study has.
 """
 
 from pathlib import Path
@@ -11,12 +11,9 @@ from udaseg.config.schema import Params
 from udaseg.config.training import Exactness
 from udaseg.data.datasets.base import DatasetParams
 from udaseg.data.sets.pseudo_labels import WITH_PROTOTYPES
-from udaseg.errors import UserError
 from udaseg.jobs.fidelity import fidelity_fields
 from udaseg.jobs.job import Job, Plan, code_of
-from udaseg.jobs.names import run_name
 from udaseg.nets import NETWORKS
-from udaseg.runs.files import sha256
 from udaseg.runs.spec import (
     DownloadSpec,
     EvaluateSpec,
@@ -40,7 +37,7 @@ TRANSLATIONS = 4  # pictures in the report's contact sheet
 Addressed = TypeVar("Addressed", PrepareSpec, TrainSpec, LabelSpec, QualitySpec, TranslateSpec, EvaluateSpec)
 
 
-def _addressed(draft: Addressed) -> Addressed:
+def addressed(draft: Addressed) -> Addressed:
     """A spec with the fingerprint of its code, and with its hash at the end of its folder's name."""
     spec = draft.model_copy(update={"code": code_of(draft)})
     return spec.model_copy(update={"folder": f"{draft.folder}-{digest(spec)}"})
@@ -59,7 +56,7 @@ def prepare_job(study: Study, plan: Plan, name: str, size: tuple[int, int], clas
         mirror=params.mirror,
         code="",
     )
-    return plan.add(Job(_addressed(draft), parents, f"data set {name}"))
+    return plan.add(Job(addressed(draft), parents, f"data set {name}"))
 
 
 def _download(params: Params, data: DatasetParams, folder: str) -> Job:
@@ -67,104 +64,6 @@ def _download(params: Params, data: DatasetParams, folder: str) -> Job:
         kind="download", folder=str(DOWNLOADS / folder), dataset=data.model_dump(mode="json"), mirror=params.mirror
     )
     return Job(spec, label=f"archive of {data.kind}")
-
-
-def train_job(
-    study: Study,
-    plan: Plan,
-    resolved: ResolvedStage,
-    earlier: dict[str, Job],
-    inputs: tuple[Job, ...],
-    seed: int,
-    label: str,
-) -> Job:
-    """The training job of a stage; `inputs` are its source, its target and, where it has some, its pseudo-labels."""
-    source, target, *labels = inputs
-    init, sums, parents = {}, {}, list(inputs)
-    for role, start in resolved.init.items():
-        if start == "pretrain":
-            parent = _pretrain(study, plan, resolved) if NETWORKS[resolved.network.name].pretraining_job else None
-        else:
-            parent = earlier.get(start)
-        if parent is not None:
-            parents.append(parent)
-        init[role] = parent.folder if parent else "imagenet" if start == "pretrain" else start
-        if start.startswith("file:"):
-            sums[role] = _checksum(f"init.{role}", Path(start.removeprefix("file:")).expanduser())
-    params = study.params
-    return _training(
-        params,
-        resolved,
-        labelled=target if resolved.supervision == "target" else source,
-        target=target,
-        labels=labels[0] if labels else None,
-        classes=params.task.classes,
-        place=f"results/{params.task.source.dataset}-{params.task.target.dataset}",
-        seed=seed,
-        init=(init, sums),
-        parents=tuple(parents),
-        label=label,
-    )
-
-
-def _training(
-    params: Params,
-    resolved: ResolvedStage,
-    *,
-    labelled: Job,
-    target: Job | None,
-    labels: Job | None,
-    classes: list[str],
-    place: str,
-    seed: int,
-    init: tuple[dict[str, str], dict[str, str]],
-    parents: tuple[Job, ...],
-    label: str,
-) -> Job:
-    draft = TrainSpec(
-        kind="train",
-        folder=f"{place}/{resolved.method}/{run_name(resolved.overrides, seed)}",
-        method=resolved.method,
-        knobs=resolved.knobs,
-        weights=resolved.weights,
-        seed=seed,
-        source=labelled.folder,
-        target=target.folder if target else None,
-        classes=classes,
-        init=init[0],
-        init_sums=init[1],
-        labels=labels.folder if labels else None,
-        network=resolved.network,
-        optim=resolved.optim,
-        train=resolved.train,
-        monitor=params.evaluate.monitor if target and resolved.predicts == "labels" else None,
-        code="",
-    )
-    return Job(_addressed(draft), parents, label)
-
-
-def _pretrain(study: Study, plan: Plan, resolved: ResolvedStage) -> Job:
-    """The job that pretrains a network on procedural objects; one for all seeds and recipes that share it."""
-    params, pretrain = study.params, study.params.pretrain
-    from udaseg.data.datasets.objects import NAMES  # of the shapes
-
-    objects = prepare_job(study, plan, pretrain.dataset, pretrain.size, list(NAMES))
-    network = resolved.network.model_copy(update={"norm": "train"})  # of the recipe that starts from it
-    return plan.add(
-        _training(
-            params,
-            study.pretrain.model_copy(update={"network": network}),
-            labelled=objects,
-            target=None,
-            labels=None,
-            classes=list(NAMES),
-            place=f"results/{pretrain.dataset}",
-            seed=pretrain.seed,
-            init=(study.pretrain.init, {}),
-            parents=(objects,),
-            label=f"pretraining on {study.datasets[pretrain.dataset].kind}",
-        )
-    )
 
 
 def label_job(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, source: Job, target: Job) -> Job:
@@ -184,7 +83,7 @@ def label_job(run: Job, resolved: ResolvedStage, consumer: ResolvedStage, source
         code="",
     )
     parents = (run, target, *([source] if of_source else []))
-    return Job(_addressed(draft), parents, f"labels of {run.label}")
+    return Job(addressed(draft), parents, f"labels of {run.label}")
 
 
 def quality_job(labels: Job, target: Job) -> Job:
@@ -197,7 +96,7 @@ def quality_job(labels: Job, target: Job) -> Job:
         classes=labels.spec.classes,
         code="",
     )
-    return Job(_addressed(draft), (labels, target), f"quality of {labels.label}")
+    return Job(addressed(draft), (labels, target), f"quality of {labels.label}")
 
 
 def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job, target: Job) -> Job:
@@ -221,7 +120,7 @@ def translate_job(params: Params, run: Job, resolved: ResolvedStage, source: Job
     )
     parents = (source, target, *([trained] if trained else []))
     label = f"translations by {resolved.knobs['translator']}"
-    return Job(_addressed(draft), parents, label)
+    return Job(addressed(draft), parents, label)
 
 
 def evaluate_job(
@@ -241,7 +140,7 @@ def evaluate_job(
         pictures=params.evaluate.pictures,
         code="",
     )
-    return Job(_addressed(draft), (run, target), f"evaluation of {run.label}")
+    return Job(addressed(draft), (run, target), f"evaluation of {run.label}")
 
 
 def report_job(
@@ -255,8 +154,6 @@ def report_job(
     target: Job,
     ends: tuple[Job, ...],
 ) -> Job:
-    from udaseg.nets import NETWORKS
-
     spec = ReportSpec(
         kind="report",
         output=f"reports/{params.study}",
@@ -288,9 +185,3 @@ def _exactness(resolved: ResolvedStage) -> dict[str, Any]:
 def differences(resolved: ResolvedStage) -> str:
     """Knobs and loss weights that are not the method's defaults, as `name=value` words for people."""
     return ",".join(f"{name}={value}" for name, value in resolved.overrides)
-
-
-def _checksum(key: str, path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{key}: the weights file {path} is not there; give the path of a .safetensors file")
-    return sha256(path)

@@ -13,10 +13,10 @@ from udaseg.jobs.build import (
     prepare_job,
     quality_job,
     report_job,
-    train_job,
     translate_job,
 )
 from udaseg.jobs.job import Job, Plan
+from udaseg.jobs.trainings import train_job
 from udaseg.runs.spec import ReportRun, ReportTranslation
 from udaseg.study.rows import Row, Study
 

@@ -134,7 +134,7 @@ def read_json(path: Path) -> Any:
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; a UserError that names the file when it is missing or damaged."""
     try:
-        return yaml.load(path.read_text(), Loader=_Loader)
+        return yaml.load(path.read_text(), Loader=_Loader)  # safe: `_Loader` is a safe loader that refuses more
     except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:  # all caused by the content
         raise UserError(f"{path}: cannot be read as YAML ({error})") from None
 
